@@ -1,0 +1,64 @@
+"""TSC_LSTM, the paper's controller."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from timestepper.controllers.base import Controller
+
+
+class LSTMController(Controller):
+    """One LSTM along the blocks of a stage, all parameters shared by them (paper Eq. 10 to 12).
+
+    ``x_d = ReLU(W_in w̄_d + b_in)``, one LSTM step from ``(h, c)`` of the block before (zero at the
+    first), ``Δt_d = σ(W_out h_d + b_out)``. ``b_out`` starts at zero, so that every step size
+    starts near 0.5. The LSTM has one bias for each gate, as Eq. 11 has it.
+
+    Args:
+        depth: number of blocks L_b in the stage.
+        features: length of w̄_d.
+        channels: C_b.
+        hidden: C_b / r.
+        standardise: bring each w̄_d to zero mean and unit variance and start from He-initialised
+            W_in with a zero b_in. Averages of freshly initialised weights are so small that
+            the literal controller starts by seeing little more than its own biases.
+    """
+
+    def __init__(
+        self, depth: int, features: int, channels: int, hidden: int, *, standardise: bool = False
+    ) -> None:
+        super().__init__(depth, features, channels, hidden)
+        self.standardise = standardise
+        self.project_in = nn.Linear(features, hidden)
+        # Rows in the order i, f, g, o; columns [x, h]: the four matrices of Eq. 11 in one.
+        self.gates = nn.Linear(2 * hidden, 4 * hidden)
+        self.project_out = nn.Linear(hidden, channels)
+        bound = 1.0 / math.sqrt(hidden)
+        nn.init.uniform_(self.gates.weight, -bound, bound)
+        nn.init.uniform_(self.gates.bias, -bound, bound)
+        nn.init.zeros_(self.project_out.bias)
+        if standardise:
+            nn.init.kaiming_normal_(self.project_in.weight, nonlinearity="relu")
+            nn.init.zeros_(self.project_in.bias)
+
+    def forward(self, averaged: Tensor) -> Tensor:
+        """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
+        if self.standardise:
+            averaged = nn.functional.layer_norm(averaged, averaged.shape[1:])
+        inputs = self.project_in(averaged).relu()
+        weight_x, weight_h = self.gates.weight.split(self.hidden, dim=1)
+        # Everything that does not wait for the block before is one matrix product for all blocks.
+        from_inputs = nn.functional.linear(inputs, weight_x, self.gates.bias)
+        cell: Tensor | None = None
+        outputs: list[Tensor] = []
+        for from_input in from_inputs.unbind(0):
+            gates = from_input if cell is None else torch.addmv(from_input, weight_h, outputs[-1])
+            in_forget, candidate, out = gates.split((2 * self.hidden, self.hidden, self.hidden))
+            in_gate, forget_gate = in_forget.sigmoid().chunk(2)
+            new = in_gate * candidate.tanh()
+            cell = new if cell is None else torch.addcmul(new, forget_gate, cell)
+            outputs.append(out.sigmoid() * cell.tanh())
+        return self.project_out(torch.stack(outputs)).sigmoid()
