@@ -9,9 +9,9 @@ from timestepper.controllers.base import Controller
 
 
 class IndependentController(Controller):
-    """An explicit trainable vector for each block, seeing no weights (paper, "Complexity Analysis").
+    """An explicit trainable vector for each block (paper, "Complexity Analysis").
 
-    The vector goes through the same sigmoid as the other controllers' output and starts at zero:
+    It sees no weights, goes through the same sigmoid as the other controllers and starts at zero:
     every step size starts at 0.5.
     """
 

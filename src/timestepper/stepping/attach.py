@@ -1,0 +1,224 @@
+"""The verbs: attach, look at the step sizes, fold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from timestepper.controllers import ControllerFactory, get_factory
+from timestepper.errors import AttachedError, NoBranchError, StateError
+from timestepper.stepping.branches import (
+    READABLE,
+    Branch,
+    channels_of,
+    get_module,
+    is_bottleneck,
+)
+from timestepper.stepping.find import ExampleInput, find_branches
+from timestepper.stepping.stages import (
+    HOOKS,
+    EndPass,
+    EnterBranchEnd,
+    LeaveBranchEnd,
+    StartPass,
+    TimeStepping,
+)
+
+
+def attach(
+    network: nn.Module,
+    controller: str | float | ControllerFactory = "lstm",
+    *,
+    example_input: ExampleInput | None = None,
+    branches: Iterable[Branch] | None = None,
+    reduction: int | None = None,
+    preserve: bool = False,
+) -> nn.Module:
+    """Give every residual branch of a network step sizes that a controller sets (paper Eq. 13).
+
+    In place. The network keeps its class and its forward; its state dict gains keys under
+    ``time_stepping.``. Build the optimizer afterwards, so that it has the controllers' parameters.
+
+    Args:
+        network: any network with residual branches.
+        controller: ``"lstm"``, ``"lstm-standardised"``, ``"2fc"``, ``"indp"``, a fixed step size,
+            or a factory ``(depth, features, channels, hidden)`` of modules that map averaged
+            weights ``(depth, features)`` to step sizes ``(depth, channels)``.
+        example_input: what one forward pass needs, a tensor or a tuple of positional arguments;
+            see :func:`find_branches`.
+        branches: the branches, instead of having them found.
+        reduction: r, the controllers are C/r wide; by default 4, for bottlenecks 8 (paper,
+            "Implementations").
+        preserve: divide the scaled weights by the first step sizes, so that no output changes.
+
+    Returns:
+        The network.
+
+    Raises:
+        NoBranchError: no residual branch was found, or one that was given does not fit.
+        AttachedError: the network has step sizes already.
+        FoldError: a branch does not end in an operation that step sizes fold into exactly.
+        ConfigurationError: unknown controller.
+    """
+    if hasattr(network, "time_stepping"):
+        raise AttachedError("the network has step sizes already: fold it before attaching again")
+    factory = get_factory(controller)
+    if reduction is not None and reduction < 1:
+        raise NoBranchError(f"reduction must be at least 1, not {reduction}")
+    found = list(find_branches(network, example_input) if branches is None else branches)
+    if not found:
+        raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
+    by_stage: dict[str, list[Branch]] = {}
+    for branch in found:
+        by_stage.setdefault(branch.stage, []).append(branch)
+    controllers = {
+        name: _make_controller(network, members, factory, reduction)
+        for name, members in by_stage.items()
+    }
+    stepping = TimeStepping(network, found, controllers)
+    network.time_stepping = stepping
+    network.register_forward_pre_hook(StartPass())
+    network.register_forward_hook(EndPass(), always_call=True)
+    for stage in stepping.stages:
+        for index, module in enumerate(stage.scaled):
+            module.register_forward_pre_hook(EnterBranchEnd(stepping, stage, index))
+            module.register_forward_hook(LeaveBranchEnd(), always_call=True)
+    if preserve:
+        _divide_by_step_sizes(stepping)
+    return network
+
+
+def _make_controller(
+    network: nn.Module, branches: list[Branch], factory: ControllerFactory, reduction: int | None
+) -> nn.Module:
+    """Build a stage's controller, on the network's device and in its dtype."""
+    stage = branches[0].stage
+    shapes = set()
+    for branch in branches:
+        reads = [get_module(network, name) for name in branch.weights]
+        for name, module in zip(branch.weights, reads, strict=True):
+            if not isinstance(module, READABLE):
+                raise NoBranchError(
+                    f"branch {branch.name}: {name} is a {type(module).__name__}, but a controller "
+                    "reads the weights of convolutions and linear layers"
+                )
+        features = sum(m.weight.numel() // m.weight.shape[1] for m in reads)  # type: ignore[union-attr,operator,misc]
+        channels = channels_of(get_module(network, branch.scaled), branch.scaled)
+        shapes.add((features, channels, len(reads)))
+    if len(shapes) > 1:
+        raise NoBranchError(
+            f"the branches of stage {stage!r} differ in averaged weights or channels "
+            f"(features, channels, weights read: {sorted(shapes)}): give them stages of their own"
+        )
+    ((features, channels, _),) = shapes
+    if reduction is None:
+        reduction = 8 if is_bottleneck(reads) else 4
+    controller = factory(len(branches), features, channels, max(1, channels // reduction))
+    reference: Tensor = get_module(network, branches[0].scaled).weight  # type: ignore[assignment]
+    return controller.to(device=reference.device, dtype=reference.dtype)
+
+
+@torch.no_grad()
+def _divide_by_step_sizes(stepping: TimeStepping) -> None:
+    for stage in stepping.stages:
+        for module, steps in zip(stage.scaled, stage.step_sizes(), strict=True):
+            for parameter in module.parameters(recurse=False):
+                parameter.div_(steps.view((-1,) + (1,) * (parameter.ndim - 1)))
+
+
+def _stepping(network: nn.Module) -> TimeStepping:
+    stepping = getattr(network, "time_stepping", None)
+    if not isinstance(stepping, TimeStepping):
+        raise AttachedError("the network has no step sizes: call timestepper.attach(network) first")
+    return stepping
+
+
+@torch.no_grad()
+def step_sizes(network: nn.Module) -> dict[str, Tensor]:
+    """Compute the step sizes of an attached network as they are now.
+
+    Returns:
+        Δt by branch in order of depth, each of shape ``(channels,)``, detached.
+
+    Raises:
+        AttachedError: the network is not attached.
+    """
+    stepping = _stepping(network)
+    steps = {
+        branch.name: row
+        for stage in stepping.stages
+        for branch, row in zip(stage.branches, stage.step_sizes(), strict=True)
+    }
+    return {branch.name: steps[branch.name] for branch in stepping.branches}
+
+
+@torch.no_grad()
+def evolution_time(network: nn.Module) -> dict[str, float]:
+    """Compute the evolution time T = Σ Δt_d of each stage, averaged over channels (paper Eq. 9).
+
+    Returns:
+        T by stage, in order of depth.
+
+    Raises:
+        AttachedError: the network is not attached.
+    """
+    return {
+        stage.name: stage.step_sizes().sum(0).mean().item() for stage in _stepping(network).stages
+    }
+
+
+@torch.no_grad()
+def fold(network: nn.Module) -> nn.Module:
+    """Multiply the step sizes into the network's weights and throw the controllers away.
+
+    In place. Afterwards the network is what it was before attaching: same class, same state-dict
+    keys, no hook; in eval mode its outputs are bit for bit those of the attached network.
+
+    Returns:
+        The network.
+
+    Raises:
+        AttachedError: the network is not attached.
+    """
+    stepping = _stepping(network)
+    for stage in stepping.stages:
+        for module, products in zip(stage.scaled, stage.scaled_parameters(), strict=True):
+            for name, product in products.items():
+                getattr(module, name).copy_(product)
+    del network.time_stepping
+    for module in network.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, HOOKS)]:
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
+    return network
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a state dict and say in one line what does not fit.
+
+    Args:
+        network: plain or attached. Plain weights load into an attached network too: its
+            controllers then stay as they are.
+        state: tensors by name.
+
+    Raises:
+        StateError: names are missing or left over, or shapes differ; the network is unchanged.
+    """
+    own = network.state_dict()
+    wanted = set(own)
+    if not any(name.startswith("time_stepping.") for name in state):
+        wanted = {name for name in own if not name.startswith("time_stepping.")}
+    problems = [f"{name} is missing" for name in own if name in wanted and name not in state]
+    problems += [f"{name} is not in the network" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)} where the network has {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise StateError(f"the weights belong to another network: {problems[0]}{more}")
+    network.load_state_dict(state, strict=False)

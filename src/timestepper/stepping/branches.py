@@ -1,0 +1,120 @@
+"""What a residual branch is, and how its weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from timestepper.errors import FoldError, NoBranchError
+
+SCALABLE = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.Linear,
+)
+"""Modules linear in ``weight`` and ``bias`` together, with the output channels in dimension 0 of both."""
+
+READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Modules whose weights a controller reads: ``(out, in, *kernel)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One residual branch: one Euler step of the network.
+
+    Attributes:
+        name: the module whose forward makes the addition, such as ``"layer1.0"``; where one module
+            makes several, the branch's own submodule, such as ``"blocks.0.attn"``.
+        stage: the run of like branches that share a controller, such as ``"layer1"``.
+        weights: names of the modules whose weights the controller reads, in order of execution.
+        scaled: name of the module that ends the branch, whose weight and bias take the step size.
+    """
+
+    name: str
+    stage: str
+    weights: tuple[str, ...]
+    scaled: str
+
+
+def get_module(network: nn.Module, name: str) -> nn.Module:
+    """Look a submodule up by its dotted name.
+
+    Raises:
+        NoBranchError: there is no such submodule.
+    """
+    try:
+        return network.get_submodule(name)
+    except AttributeError:
+        raise NoBranchError(f"the network has no module {name!r}, which a branch names") from None
+
+
+def channels_of(scaled: nn.Module, name: str) -> int:
+    """Count the channels that a branch's last module puts out.
+
+    Raises:
+        FoldError: the module is no affine operation that step sizes can be multiplied into.
+    """
+    if not isinstance(scaled, SCALABLE):
+        raise FoldError(
+            f"{name} is a {type(scaled).__name__}: step sizes fold only into a norm, convolution "
+            "or linear layer at the end of the branch"
+        )
+    weight = scaled.weight
+    if weight is None:
+        raise FoldError(
+            f"{name} ({type(scaled).__name__}) has no weight to fold step sizes into: "
+            "construct it with affine=True"
+        )
+    if isinstance(scaled, nn.LayerNorm) and weight.ndim != 1:
+        raise FoldError(
+            f"{name} normalises {weight.ndim} dimensions: it has no single channel axis"
+        )
+    return int(weight.shape[0])
+
+
+def is_bottleneck(weights: Sequence[nn.Module]) -> bool:
+    """Tell whether only pointwise convolutions are read, as in a bottleneck (paper, "Implementations")."""
+    return all(
+        not isinstance(module, nn.Linear) and all(size == 1 for size in module.kernel_size)  # type: ignore[union-attr]
+        for module in weights
+    )
+
+
+class AverageWeights(torch.autograd.Function):
+    """Averages of many weights over their input dimension, one row for each branch.
+
+    The same as ``weight.mean(1).flatten()``, but the gradient of a mean, constant along the input
+    dimension, is handed back as an expanded view instead of being written out for each weight.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, per_branch: int, *weights: Tensor) -> Tensor:
+        """Average ``weights`` (out, in, *kernel) and concatenate each ``per_branch`` of them.
+
+        Returns:
+            ``(depth, features)``: row d holds w̄_d, its weights' averages one after the other.
+        """
+        ctx.shapes = [weight.shape for weight in weights]  # type: ignore[attr-defined]
+        averages = [weight.mean(1).flatten() for weight in weights]
+        return torch.cat(averages).view(len(weights) // per_branch, -1)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
+        """Spread each average's gradient evenly over the input dimension."""
+        grad: Tensor = grad_outputs[0].reshape(-1)
+        shapes: list[torch.Size] = ctx.shapes  # type: ignore[attr-defined]
+        pieces = grad.split([shape.numel() // shape[1] for shape in shapes])
+        grads = [
+            (piece / shape[1]).view(shape[0], 1, *shape[2:]).expand(shape)
+            for piece, shape in zip(pieces, shapes, strict=True)
+        ]
+        return None, *grads

@@ -1,0 +1,221 @@
+"""Find the residual branches of a network: group what the watched forward pass shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timestepper.errors import FoldError, NoBranchError
+from timestepper.stepping.branches import READABLE, SCALABLE, Branch, channels_of
+from timestepper.stepping.watch import Operation, Trace, watch
+
+ExampleInput = Tensor | tuple[Any, ...]
+"""One tensor, or the tuple of a forward pass's positional arguments."""
+
+_ADDITIONS = {"aten.add.Tensor", "aten.add_.Tensor"}
+# Operations that move values without changing them: a channel's factor passes through.
+_PASSING = {
+    f"aten.{name}"
+    for name in (
+        "view.default",
+        "_unsafe_view.default",
+        "reshape.default",
+        "permute.default",
+        "transpose.int",
+        "t.default",
+        "squeeze.dim",
+        "unsqueeze.default",
+        "contiguous.default",
+        "clone.default",
+        "alias.default",
+        "detach.default",
+        "_to_copy.default",
+        "roll.default",
+    )
+}
+
+
+def find_branches(network: nn.Module, example_input: ExampleInput | None = None) -> list[Branch]:
+    """Find residual branches by watching one forward pass.
+
+    An addition ``x + f`` with f computed from x, or both from one earlier tensor and f by more
+    weights, is a residual connection. The pass runs in eval mode without gradients and leaves
+    parameters, buffers, modes and random state as they were.
+
+    Args:
+        network: the network, attached or plain.
+        example_input: what one forward pass needs; by default random numbers of the size in the
+            network's ``pretrained_cfg`` or ``default_cfg``, else of shape (1, 3, 64, 64).
+
+    Returns:
+        The branches in order of depth.
+
+    Raises:
+        NoBranchError: the forward pass failed, or made no residual addition.
+        FoldError: a branch does not end in an operation that step sizes fold into exactly.
+    """
+    trace = watch(network, _inputs(network, example_input))
+    found = [_Finding(trace, network, addition, body) for addition, body in _residuals(trace)]
+    if not found:
+        raise NoBranchError(
+            f"no residual branch was found in {type(network).__name__}: none of its additions "
+            "joins a tensor with something computed from it; name them with branches=[...]"
+        )
+    sites = Counter(finding.site for finding in found)
+    branches = [finding.branch(alone=sites[finding.site] == 1) for finding in found]
+    _refuse_sharing(branches)
+    names = _stage_names([finding.likeness for finding in found], branches)
+    return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
+
+
+def _inputs(network: nn.Module, example_input: ExampleInput | None) -> tuple[Any, ...]:
+    if example_input is not None:
+        return example_input if isinstance(example_input, tuple) else (example_input,)
+    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
+    size = tuple((config or {}).get("input_size", (3, 64, 64)))
+    parameter = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(1, *size, generator=generator).to(parameter.device, parameter.dtype),)
+
+
+def _residuals(trace: Trace) -> Iterator[tuple[Operation, Operation]]:
+    """Yield each residual addition with the operation that made its branch's result."""
+    for addition in trace.operations:
+        if addition.kind not in _ADDITIONS or len(addition.inputs) != 2 or not addition.plain_sum:
+            continue
+        first, second = addition.inputs
+        common = trace.newest_common(first, second)
+        if common is None or first == second:
+            continue
+        weights = {
+            end: len(trace.modules_between(common, end, READABLE)) for end in (first, second)
+        }
+        shortcut, body = sorted((first, second), key=lambda end: (end != common, weights[end]))
+        # A shortcut does nothing, or projects with one convolution; two long paths of any
+        # lengths are two branches of an ordinary block.
+        if weights[body] > weights[shortcut] and weights[shortcut] <= 1:
+            yield addition, trace.operations[body]
+
+
+class _Finding:
+    """One residual addition and what is to be known of its branch."""
+
+    def __init__(
+        self, trace: Trace, network: nn.Module, addition: Operation, body: Operation
+    ) -> None:
+        self.trace = trace
+        self.network = network
+        self.body = body
+        self.site = addition.module
+        first, second = addition.inputs
+        common = trace.newest_common(first, second)
+        assert common is not None
+        self.read = _choose_read(trace.modules_between(common, body.index, READABLE))
+        self.shape = addition.shape
+
+    @property
+    def likeness(self) -> Any:
+        """What branches of one stage have in common."""
+        averages = tuple(
+            (m.weight.shape[0], *m.weight.shape[2:])  # type: ignore[index,misc]
+            for m in self.read.values()
+        )
+        return averages, self.shape[1:]
+
+    def branch(self, *, alone: bool) -> Branch:
+        """Describe the branch; ``alone`` where its module makes no other residual addition."""
+        parts = [name.split(".") for name in self.read]
+        own = ".".join(_common_prefix(parts)) or next(iter(self.read))
+        name = self.site if alone and self.site else own
+        return Branch(name=name, stage="", weights=tuple(self.read), scaled=self._scaled(name))
+
+    def _scaled(self, name: str) -> str:
+        """Walk back from the addition to the affine module that ends the branch."""
+        operation = self.body
+        while True:
+            if len(operation.consumers) != 1:
+                raise FoldError(
+                    f"branch {name}: its result at {operation.module or 'the network itself'} is "
+                    "used elsewhere too, so a step size there would change more than the branch; "
+                    "give branches=[...] without it"
+                )
+            owner = self._affine_owner(operation)
+            if owner is not None:
+                channels_of(self.network.get_submodule(owner), owner)
+                return owner
+            if operation.kind not in _PASSING or len(operation.inputs) != 1:
+                raise FoldError(
+                    f"branch {name} ends in {operation.kind.split('.')[1]} "
+                    f"(in {operation.module or 'the network itself'}), which step sizes do not "
+                    "fold into exactly; give branches=[...] without it"
+                )
+            operation = self.trace.operations[operation.inputs[0]]
+
+    def _affine_owner(self, operation: Operation) -> str | None:
+        for module, parameter in operation.parameters:
+            if parameter == "weight" and isinstance(self.network.get_submodule(module), SCALABLE):
+                return module
+        return None
+
+
+def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Leave out what a bottleneck does between its pointwise ends (paper, "Implementations")."""
+    names = list(modules)
+    pointwise = [
+        not isinstance(m, nn.Linear) and all(size == 1 for size in m.kernel_size)  # type: ignore[union-attr]
+        for m in modules.values()
+    ]
+    if len(names) > 2 and pointwise[0] and pointwise[-1] and not all(pointwise):
+        names = [names[0], names[-1]]
+    return {name: modules[name] for name in names}
+
+
+def _refuse_sharing(branches: Sequence[Branch]) -> None:
+    users: dict[str, str] = {}
+    for branch in branches:
+        other = users.setdefault(branch.scaled, branch.name)
+        if other != branch.name or sum(b.scaled == branch.scaled for b in branches) > 1:
+            raise FoldError(
+                f"branches {other} and {branch.name} share {branch.scaled}: one module can't hold "
+                "the step sizes of two branches"
+            )
+
+
+def _common_prefix(parts: Sequence[Sequence[str]]) -> list[str]:
+    prefix = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        prefix.append(column[0])
+    return prefix
+
+
+def _stage_names(likenesses: Sequence[Any], branches: Sequence[Branch]) -> list[str]:
+    """Name each run of like branches after what its branches' names begin with."""
+    stages: dict[Any, list[str]] = {}
+    for likeness, branch in zip(likenesses, branches, strict=True):
+        stages.setdefault(likeness, []).append(branch.name)
+
+    def plain(members: list[str]) -> str:
+        parts = [name.split(".") for name in members]
+        prefix = _common_prefix(parts) if len(members) > 1 else parts[0][:-1]
+        return ".".join(prefix) or members[0]
+
+    def with_end(members: list[str]) -> str:
+        ends = {name.rpartition(".")[2] for name in members}
+        return f"{plain(members)}.{ends.pop()}" if len(ends) == 1 else members[0]
+
+    taken = Counter(plain(members) for members in stages.values())
+    ended = Counter(with_end(members) for members in stages.values())
+    names = {}
+    for likeness, members in stages.items():
+        name = plain(members)
+        if taken[name] > 1:
+            name = with_end(members) if ended[with_end(members)] == 1 else members[0]
+        names[likeness] = name
+    return [names[likeness] for likeness in likenesses]

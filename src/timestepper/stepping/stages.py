@@ -1,0 +1,225 @@
+"""The step sizes of an attached network: one controller for each stage, and where they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timestepper.controllers import Controller
+from timestepper.errors import AttachedError
+from timestepper.stepping.branches import AverageWeights, Branch
+
+
+class Stage:
+    """The branches that share a controller, and the parameters they run with in this pass.
+
+    Args:
+        name: the stage's name.
+        network: the network that has the branches.
+        branches: the stage's branches, in order of depth.
+        controller: module from ``(depth, features)`` to ``(depth, channels)``.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, branches: Iterable[Branch], controller: nn.Module
+    ) -> None:
+        self.name = name
+        self.branches = tuple(branches)
+        self.controller = controller
+        self.read = [network.get_submodule(name) for b in self.branches for name in b.weights]
+        self.scaled = [network.get_submodule(branch.scaled) for branch in self.branches]
+        self.places = [_place(network, branch.scaled) for branch in self.branches]
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was computed for the last pass."""
+        self.parameters: list[dict[str, Tensor]] | None = None
+        self.key: Any = None
+        self.used: set[int] = set()
+        self.used_without_grad = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the pass's tensors out: they belong to a graph, which can't be copied or pickled."""
+        return self.__dict__ | {
+            "parameters": None,
+            "key": None,
+            "used": set(),
+            "used_without_grad": False,
+        }
+
+    def step_sizes(self) -> Tensor:
+        """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
+        reference: Tensor = self.scaled[0].weight  # type: ignore[assignment]
+        with torch.autocast(reference.device.type, enabled=False):
+            if isinstance(self.controller, Controller) and not self.controller.reads_weights:
+                averaged = reference.new_empty((len(self.branches), 0))
+            else:
+                weights = [module.weight for module in self.read]
+                averaged = AverageWeights.apply(len(self.branches[0].weights), *weights)
+            result: Tensor = self.controller(averaged)
+        return result
+
+    def scaled_parameters(self) -> list[dict[str, Tensor]]:
+        """Multiply the step sizes into weight and bias of each branch's last module.
+
+        Returns:
+            For each branch the products by parameter name. Vectors (norms, biases) of the whole
+            stage are multiplied in one operation; fold writes down these same products, which is
+            why folding is bit for bit exact.
+        """
+        steps = self.step_sizes()
+        result: list[dict[str, Tensor]] = [{} for _ in self.branches]
+        for name in ("weight", "bias"):
+            present = [
+                (index, parameter)
+                for index, module in enumerate(self.scaled)
+                if (parameter := getattr(module, name)) is not None
+            ]
+            if present and present[0][1].ndim == 1:
+                rows = steps if len(present) == len(steps) else steps[[i for i, _ in present]]
+                products = (torch.stack([parameter for _, parameter in present]) * rows).unbind(0)
+                for (index, _), product in zip(present, products, strict=True):
+                    result[index][name] = product
+            else:
+                for index, parameter in present:
+                    shape = (-1,) + (1,) * (parameter.ndim - 1)
+                    result[index][name] = parameter * steps[index].view(shape)
+        return result
+
+    def prepare(self) -> None:
+        """Compute what this pass runs with."""
+        self.forget()
+        for branch, module, (parent, child) in zip(
+            self.branches, self.scaled, self.places, strict=True
+        ):
+            if parent._modules.get(child) is not module:
+                raise AttachedError(
+                    f"{branch.scaled} was replaced after attaching (by a SyncBatchNorm "
+                    "conversion, say): fold first or replace modules before attaching"
+                )
+        self.parameters = self.scaled_parameters()
+
+    def state_key(self) -> Any:
+        """Identify the values that step sizes depend on, and how they are recorded."""
+        tensors = [m.weight for m in self.read]
+        for module in (*self.scaled, self.controller):
+            tensors += list(module.parameters(recurse=True))
+        return torch.is_grad_enabled(), [
+            (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device)  # type: ignore[union-attr,operator]
+            for t in tensors
+        ]
+
+    def parameters_for(self, index: int, *, whole_pass: bool) -> dict[str, Tensor]:
+        """Give a branch its parameters, computing them anew where a new pass has begun.
+
+        Args:
+            index: the branch's place in the stage.
+            whole_pass: the network's own forward is running and has prepared the stage. Otherwise
+                a part of the network was called, and this has to find out by itself.
+        """
+        if torch.compiler.is_compiling():
+            if self.parameters is None:
+                self.prepare()
+        elif torch._C._current_graph_task_id() != -1:
+            # Activation checkpointing runs the branch again inside backward: it must see the
+            # tensors of the pass before. Only where that pass recorded no gradient (the
+            # reentrant kind) a graph of its own is needed.
+            if self.parameters is None or self.used_without_grad:
+                return self.scaled_parameters()[index]
+        elif not whole_pass:
+            key = self.state_key()
+            if self.parameters is None or index in self.used or key != self.key:
+                self.prepare()
+                self.key = key
+        assert self.parameters is not None
+        self.used.add(index)
+        self.used_without_grad |= not torch.is_grad_enabled()
+        return self.parameters[index]
+
+
+def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    parent, _, child = name.rpartition(".")
+    return network.get_submodule(parent), child
+
+
+class TimeStepping(nn.ModuleDict):
+    """The controllers of an attached network, by stage: ``network.time_stepping``.
+
+    Args:
+        network: the network they belong to.
+        branches: its branches, in order of depth.
+        controllers: a controller for each stage, by the stage's name.
+    """
+
+    def __init__(
+        self, network: nn.Module, branches: Iterable[Branch], controllers: dict[str, nn.Module]
+    ) -> None:
+        super().__init__({name.replace(".", "_"): c for name, c in controllers.items()})
+        self.branches = tuple(branches)
+        self.stages = [
+            Stage(name, network, [b for b in self.branches if b.stage == name], controller)
+            for name, controller in controllers.items()
+        ]
+        self.inside_forward = False
+
+    def forward(self, inputs: Any) -> Any:
+        """Return the inputs: where the network is a Sequential, this is called as its last child."""
+        return inputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start outside of any forward pass."""
+        return self.__dict__ | {"inside_forward": False}
+
+
+class StartPass:
+    """Hook before the network's forward: compute the step sizes once for the whole network."""
+
+    def __call__(self, network: nn.Module, inputs: Any) -> None:
+        """Prepare every stage."""
+        stepping: TimeStepping = network.time_stepping  # type: ignore[assignment]
+        for stage in stepping.stages:
+            stage.prepare()
+        stepping.inside_forward = True
+
+
+class EndPass:
+    """Hook after the network's forward, also where it failed."""
+
+    def __call__(self, network: nn.Module, inputs: Any, output: Any) -> None:
+        """From here on, calls of parts of the network have to look after themselves."""
+        network.time_stepping.inside_forward = False  # type: ignore[union-attr]
+
+
+class EnterBranchEnd:
+    """Hook before a branch's last module: let it run with the products instead of its parameters.
+
+    An attribute in the module's ``__dict__`` is found before its registered parameter of the same
+    name, which stays where it is. Hooks are objects, not closures, so that a copy of the network
+    gets hooks that refer to the copy.
+    """
+
+    def __init__(self, stepping: TimeStepping, stage: Stage, index: int) -> None:
+        self.stepping = stepping
+        self.stage = stage
+        self.index = index
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        """Cover weight and bias."""
+        products = self.stage.parameters_for(self.index, whole_pass=self.stepping.inside_forward)
+        module.__dict__.update(products)
+
+
+class LeaveBranchEnd:
+    """Hook after a branch's last module, also where it failed: uncover its own parameters."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Remove what :class:`EnterBranchEnd` put there."""
+        module.__dict__.pop("weight", None)
+        module.__dict__.pop("bias", None)
+
+
+HOOKS = (StartPass, EndPass, EnterBranchEnd, LeaveBranchEnd)
+"""Everything that attaching hangs on modules, so that folding knows what to take away."""
