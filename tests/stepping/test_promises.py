@@ -1,0 +1,289 @@
+"""What attaching promises, one test a line (docs: README)."""
+
+import contextlib
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from reference import ExplicitNetwork
+from torch.utils.checkpoint import checkpoint
+
+import timestepper
+from timestepper.errors import AttachedError
+from timestepper.stepping.stages import HOOKS
+
+
+def hooks_left(network):
+    return [
+        hook
+        for module in network.modules()
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for hook in hooks.values()
+        if isinstance(hook, HOOKS)
+    ]
+
+
+def gradients(network):
+    return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+
+
+def assert_close(ours, reference, tolerance=1e-10):
+    scale = reference.abs().max().clamp_min(1e-12)
+    assert ((ours - reference).abs().max() / scale).item() < tolerance
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_same_function_and_gradients_as_explicit_product(make_network, images, training):
+    plain = make_network().double().train(training)
+    network = timestepper.attach(copy.deepcopy(plain))
+    images = images.double()
+    controllers = {
+        stage: {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters()}
+        for stage, module in network.time_stepping.items()
+    }
+    reference = ExplicitNetwork(plain, controllers)
+    ours, theirs = network(images), reference(images)
+    assert_close(ours, theirs)
+    weights = torch.randn_like(theirs)
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    ours = gradients(network)
+    for name, parameter in plain.named_parameters():
+        assert_close(ours.pop(name), parameter.grad)
+    for stage, parameters in controllers.items():
+        for name, parameter in parameters.items():
+            assert_close(ours.pop(f"time_stepping.{stage}.{name}"), parameter.grad)
+    assert not ours
+
+
+@pytest.mark.parametrize("controller", ["lstm", "lstm-standardised", "2fc", "indp", 0.1])
+def test_fold_is_bit_exact_and_leaves_nothing_behind(make_network, images, controller):
+    plain = make_network()
+    keys, kind = list(plain.state_dict()), type(plain)
+    count = sum(p.numel() for p in plain.parameters())
+    network = timestepper.attach(plain, controller)
+    network.train()
+    network(images)  # moves the running statistics
+    network.eval()
+    with torch.no_grad():
+        before = network(images)
+        timestepper.fold(network)
+        assert torch.equal(network(images), before)
+    assert list(network.state_dict()) == keys
+    assert type(network) is kind
+    assert sum(p.numel() for p in network.parameters()) == count
+    assert not hooks_left(network)
+    assert not hasattr(network, "time_stepping")
+
+
+def test_state_dict_is_the_plain_one_and_more(make_network, images):
+    plain = make_network().eval()
+    network = timestepper.attach(make_network(seed=1)).eval()
+    extra = [name for name in network.state_dict() if name not in plain.state_dict()]
+    assert extra
+    assert all(name.startswith("time_stepping.") for name in extra)
+    timestepper.load_weights(network, plain.state_dict())
+    mine = {n: t for n, t in network.state_dict().items() if n not in extra}
+    again = make_network(seed=2).eval()
+    again.load_state_dict(mine)
+    with torch.no_grad():
+        assert torch.equal(again(images), plain(images))
+
+
+def test_gradient_accumulation(make_network, images):
+    network = timestepper.attach(make_network().double().eval())
+    images = images.double()
+    network(images).sum().backward()
+    whole = gradients(network)
+    network.zero_grad()
+    network(images[:2]).sum().backward()
+    network(images[2:]).sum().backward()
+    for name, gradient in gradients(network).items():
+        assert_close(gradient, whole[name], 1e-9)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing(images, home_made, use_reentrant):
+    images = images.double()
+    network = timestepper.attach(home_made.double().eval())
+    network(images).square().sum().backward()
+    expected = gradients(network)
+    network.zero_grad()
+    for block in network.layer1:
+        block.forward = lambda x, run=block.forward: checkpoint(run, x, use_reentrant=use_reentrant)
+    network(images).square().sum().backward()
+    for name, gradient in gradients(network).items():
+        assert_close(gradient, expected[name], 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(make_network, images, dtype):
+    network = timestepper.attach(make_network()).eval()
+    with torch.no_grad():
+        expected = network(images)
+        with torch.autocast("cpu", dtype):
+            steps = timestepper.step_sizes(network)
+            low = network(images)
+    assert {t.dtype for t in steps.values()} == {torch.float32}
+    assert (low.float() - expected).norm() < 0.1 * expected.norm()
+
+
+def test_channels_last(make_network, images):
+    network = timestepper.attach(make_network()).eval()
+    with torch.no_grad():
+        expected = network(images)
+        network.to(memory_format=torch.channels_last)
+        result = network(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_deepcopy_after_a_training_step(make_network, images):
+    network = timestepper.attach(make_network()).train()
+    network(images).sum().backward()
+    twin = copy.deepcopy(network).eval()
+    network.eval()
+    with torch.no_grad():
+        expected = network(images)
+        assert torch.equal(twin(images), expected)
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+        assert torch.equal(twin(images), expected)
+        for parameter in twin.time_stepping.parameters():
+            parameter.add_(1.0)
+        assert not torch.equal(twin(images), expected)
+    timestepper.fold(twin)
+    assert len(hooks_left(network)) > 0
+
+
+def test_pickle(make_network, images):
+    network = timestepper.attach(make_network()).train()
+    network(images).sum().backward()
+    network.eval()
+    buffer = io.BytesIO()
+    pickle.dump(network, buffer)
+    buffer.seek(0)
+    twin = pickle.load(buffer)
+    with torch.no_grad():
+        assert torch.equal(twin(images), network(images))
+
+
+def test_double(make_network, images):
+    network = timestepper.attach(make_network()).eval()
+    with torch.no_grad():
+        single = network(images)
+        network.double()
+        double = network(images.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-3, atol=1e-3)
+
+
+def test_syncbatchnorm_before_attaching(home_made):
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(home_made)
+    timestepper.attach(network)
+    assert set(timestepper.evolution_time(network)) == {"layer1"}
+
+
+def test_syncbatchnorm_after_attaching_is_refused(home_made, images):
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(timestepper.attach(home_made))
+    with pytest.raises(AttachedError, match=r"layer1\.0\.bn2 was replaced after attaching"):
+        network(images)
+
+
+def test_compile_gives_same_outputs_and_gradients(home_made, images):
+    images = images.double()
+    network = timestepper.attach(home_made.double()).eval()
+    expected = network(images)
+    expected.square().sum().backward()
+    wanted = gradients(network)
+    network.zero_grad()
+    result = torch.compile(network, backend="aot_eager")(images)
+    result.square().sum().backward()
+    assert_close(result, expected)
+    for name, gradient in gradients(network).items():
+        assert_close(gradient, wanted[name], 1e-9)
+    with torch.no_grad():
+        for parameter in network.time_stepping.parameters():
+            parameter.add_(0.3)
+        assert_close(torch.compile(network, backend="aot_eager")(images), network(images))
+
+
+def test_parts_of_the_network_can_be_called(home_made, images):
+    network = timestepper.attach(home_made.double())
+    features = network.conv(images.double())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    network.eval()
+    for _ in range(3):
+        optimizer.zero_grad()
+        network.layer1(features.detach()).square().mean().backward()
+        optimizer.step()
+    part = network.fc(network.layer1(network.conv(images.double())).mean((2, 3)))
+    assert_close(part, network(images.double()))
+    # Two parts with a training step between them: the second must see the new weights.
+    half = network.layer1[0](features)
+    with torch.no_grad():
+        for parameter in network.time_stepping.parameters():
+            parameter.add_(1.0)
+    new = network.layer1[1](half)
+    assert torch.equal(new, network.layer1[1](half))
+    with torch.no_grad():
+        assert torch.equal(network.layer1[1](half), new)
+
+
+def test_parts_see_changes_after_a_whole_pass(home_made, images):
+    network = timestepper.attach(home_made).eval()
+    with torch.no_grad():
+        features = network.conv(images)
+        network(images)
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+        part = network.layer1(features)
+        timestepper.fold(network)
+        assert torch.equal(part, network.layer1(features))
+
+
+def test_frozen_parameters(home_made, images):
+    network = timestepper.attach(home_made)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("time_stepping."))
+    network(images).sum().backward()
+    assert set(gradients(network)) == {
+        n for n, _ in network.named_parameters() if n.startswith("time_stepping.")
+    }
+
+
+def test_optimizer_built_afterwards_trains_the_controllers(home_made, images):
+    network = timestepper.attach(home_made)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    before = timestepper.step_sizes(network)
+    network(images).square().sum().backward()
+    optimizer.step()
+    after = timestepper.step_sizes(network)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_step_sizes_are_computed_once_a_forward(make_network, images):
+    network = timestepper.attach(make_network()).eval()
+    calls = []
+    for stage, controller in network.time_stepping.items():
+        controller.register_forward_hook(lambda *_, stage=stage: calls.append(stage))
+    with torch.no_grad():
+        network(images)
+    assert sorted(calls) == sorted(network.time_stepping)
+
+
+def test_parameters_come_back_after_a_failed_forward(home_made, images):
+    network = timestepper.attach(home_made)
+    with pytest.raises(RuntimeError):
+        network.layer1[0](images)  # 3 channels where 8 are needed
+    with contextlib.suppress(RuntimeError):
+        network.layer1[0].bn2(torch.zeros(1, 3, 2, 2))
+    assert isinstance(network.layer1[0].bn2.weight, torch.nn.Parameter)
+
+
+def test_preserve_changes_no_output(make_network, images):
+    plain = make_network().double().eval()
+    network = timestepper.attach(copy.deepcopy(plain), preserve=True)
+    with torch.no_grad():
+        assert_close(network(images.double()), plain(images.double()))
