@@ -1,0 +1,135 @@
+"""Networks by name: ours, timm's and torchvision's, with one set of options for all."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from timestepper.errors import ConfigurationError, did_you_mean
+from timestepper.networks.cifar_resnet import CifarResNet
+
+# Depths that the paper trains (Figure 5), and 20; `create` takes any 6n + 2.
+CIFAR_RESNET_DEPTHS = (20, 32, 44, 56, 110, 146, 290, 362, 506)
+
+# Options of the libraries that would fetch or unpickle weights.
+WEIGHT_OPTIONS = frozenset(
+    {"pretrained", "pretrained_cfg", "weights", "weights_backbone", "checkpoint_path"}
+)
+
+
+def list_networks() -> list[str]:
+    """Name the networks that :func:`create` builds.
+
+    Returns:
+        Our own names, then timm's as ``timm/NAME``, then torchvision's as ``torchvision/NAME``.
+    """
+    ours = [f"cifar_resnet{depth}" for depth in CIFAR_RESNET_DEPTHS]
+    return [
+        *ours,
+        *(f"timm/{name}" for name in _timm_names()),
+        *(f"torchvision/{name}" for name in _torchvision_names()),
+    ]
+
+
+def create(name: str, **options: Any) -> nn.Module:
+    """Build a network with freshly initialised weights.
+
+    Args:
+        name: ``cifar_resnet<depth>``, ``timm/NAME``, ``torchvision/NAME``, or a bare name, which
+            is looked for among ours, then timm's, then torchvision's.
+        **options: ``num_classes`` and ``in_channels`` mean the same for every network; all others
+            go to the network's own constructor.
+
+    Returns:
+        The network, in training mode, on the CPU.
+
+    Raises:
+        ConfigurationError: for an unknown name, an option that the network does not take or a
+            value that it refuses, and for options that ask for pretrained weights.
+    """
+    asked_for_weights = sorted(WEIGHT_OPTIONS & options.keys())
+    if asked_for_weights:
+        raise ConfigurationError(
+            f"option '{asked_for_weights[0]}' asks for pretrained weights, and none are fetched "
+            "here; build the network without it and load a file of weights yourself"
+        )
+    library, _, bare = name.rpartition("/")
+    if not library and bare.startswith("cifar_resnet"):
+        return _build(name, _cifar_resnet, bare, options)
+    if library in ("", "timm") and _is_timm(bare):
+        return _build(name, _timm, bare, options)
+    if library in ("", "torchvision") and bare in _torchvision_names():
+        return _build(name, _torchvision, bare, options)
+    known = list_networks()
+    bare_names = [full.rpartition("/")[2] for full in known]
+    hint = did_you_mean(name, known if library else dict.fromkeys(bare_names))
+    raise ConfigurationError(f"no network is called '{name}'{hint or '; see list_networks()'}")
+
+
+def _build(name: str, builder: Any, bare: str, options: dict[str, Any]) -> nn.Module:
+    """Call a builder, and turn what its library raises for bad options into one line."""
+    try:
+        network: nn.Module = builder(bare, dict(options))
+    except ConfigurationError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected:
+            raise ConfigurationError(
+                f"network '{name}' has no option '{unexpected[1]}'; leave it out"
+            ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        raise ConfigurationError(f"network '{name}' refuses {given}: {reason}") from error
+    return network
+
+
+def _cifar_resnet(name: str, options: dict[str, Any]) -> nn.Module:
+    depth = name.removeprefix("cifar_resnet")
+    if not depth.isdecimal():
+        raise ConfigurationError(f"'{name}' names no depth; write it as in 'cifar_resnet56'")
+    return CifarResNet(int(depth), **options)
+
+
+def _timm(name: str, options: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if "in_channels" in options:
+        options["in_chans"] = options.pop("in_channels")
+    network: nn.Module = timm.create_model(name, pretrained=False, **options)
+    return network
+
+
+def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    in_channels = options.pop("in_channels", 3)
+    if in_channels != 3:
+        raise ConfigurationError(
+            f"torchvision's '{name}' takes images of 3 channels, not {in_channels}; use 'timm/...' "
+            "or 'cifar_resnet<depth>' for others"
+        )
+    network: nn.Module = models.get_model(name, weights=None, **options)
+    return network
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return [str(name) for name in timm.list_models()]
+
+
+def _is_timm(name: str) -> bool:
+    import timm
+
+    # Not `in _timm_names()`: a name may carry a tag, as in "resnet50.a1_in1k".
+    return bool(timm.is_model(name))
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    # Classifiers only: `module` leaves out detection, segmentation, video and optical flow.
+    return [str(name) for name in models.list_models(module=models)]
