@@ -1,10 +1,10 @@
-"""Eq. 13 written out: the branch's feature map times its step sizes, nothing shared with the package."""
+"""Eq. 13 written out: the feature map of each branch times its step sizes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import relu
 
 BLOCK_WEIGHTS = {"bottleneck": ("conv1", "conv3"), "basic": ("conv1", "conv2")}
 
@@ -27,7 +27,7 @@ class ExplicitNetwork:
                 w = torch.cat(
                     [getattr(block, read).weight.mean(dim=1).reshape(-1) for read in reads]
                 )
-                x = F.relu(p["project_in.weight"] @ w + p["project_in.bias"])
+                x = relu(p["project_in.weight"] @ w + p["project_in.bias"])
                 z = p["gates.weight"] @ torch.cat([x, h]) + p["gates.bias"]
                 i, f, g, o = z.reshape(4, hidden)
                 c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)

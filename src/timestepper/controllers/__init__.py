@@ -36,14 +36,16 @@ def get_factory(controller: str | float | ControllerFactory) -> ControllerFactor
         if controller in CONTROLLERS:
             return CONTROLLERS[controller]
         try:
-            controller = float(controller)
+            step_size = float(controller)
         except ValueError:
             raise ConfigurationError(
                 f"unknown controller {controller!r}"
                 f"{did_you_mean(controller, CONTROLLERS)} "
                 f"(known: {', '.join(CONTROLLERS)}, or a number for a fixed step size)"
             ) from None
-    return partial(FixedController, step_size=float(controller))
+    else:
+        step_size = float(controller)
+    return partial(FixedController, step_size=step_size)
 
 
 __all__ = [

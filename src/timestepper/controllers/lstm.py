@@ -61,4 +61,5 @@ class LSTMController(Controller):
             new = in_gate * candidate.tanh()
             cell = new if cell is None else torch.addcmul(new, forget_gate, cell)
             outputs.append(out.sigmoid() * cell.tanh())
-        return self.project_out(torch.stack(outputs)).sigmoid()
+        steps: Tensor = self.project_out(torch.stack(outputs)).sigmoid()
+        return steps

@@ -15,6 +15,7 @@ from timestepper.stepping.branches import (
     channels_of,
     get_module,
     is_bottleneck,
+    weight_of,
 )
 from timestepper.stepping.find import ExampleInput, find_branches
 from timestepper.stepping.stages import (
@@ -104,7 +105,7 @@ def _make_controller(
                     f"branch {branch.name}: {name} is a {type(module).__name__}, but a controller "
                     "reads the weights of convolutions and linear layers"
                 )
-        features = sum(m.weight.numel() // m.weight.shape[1] for m in reads)  # type: ignore[union-attr,operator,misc]
+        features = sum(weight_of(module)[:, 0].numel() for module in reads)
         channels = channels_of(get_module(network, branch.scaled), branch.scaled)
         shapes.add((features, channels, len(reads)))
     if len(shapes) > 1:
@@ -116,7 +117,7 @@ def _make_controller(
     if reduction is None:
         reduction = 8 if is_bottleneck(reads) else 4
     controller = factory(len(branches), features, channels, max(1, channels // reduction))
-    reference: Tensor = get_module(network, branches[0].scaled).weight  # type: ignore[assignment]
+    reference = weight_of(get_module(network, branches[0].scaled))
     return controller.to(device=reference.device, dtype=reference.dtype)
 
 

@@ -21,7 +21,7 @@ SCALABLE = (
     nn.Conv3d,
     nn.Linear,
 )
-"""Modules linear in ``weight`` and ``bias`` together, with the output channels in dimension 0 of both."""
+"""Modules linear in ``weight`` and ``bias`` together, output channels in dimension 0 of both."""
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules whose weights a controller reads: ``(out, in, *kernel)``."""
@@ -57,6 +57,13 @@ def get_module(network: nn.Module, name: str) -> nn.Module:
         raise NoBranchError(f"the network has no module {name!r}, which a branch names") from None
 
 
+def weight_of(module: nn.Module) -> Tensor:
+    """Return a module's weight, ``(out, in, *kernel)`` or ``(channels,)``."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def channels_of(scaled: nn.Module, name: str) -> int:
     """Count the channels that a branch's last module puts out.
 
@@ -82,11 +89,13 @@ def channels_of(scaled: nn.Module, name: str) -> int:
 
 
 def is_bottleneck(weights: Sequence[nn.Module]) -> bool:
-    """Tell whether only pointwise convolutions are read, as in a bottleneck (paper, "Implementations")."""
-    return all(
-        not isinstance(module, nn.Linear) and all(size == 1 for size in module.kernel_size)  # type: ignore[union-attr]
-        for module in weights
-    )
+    """Tell whether only pointwise convolutions are read (paper, "Implementations")."""
+    return all(is_pointwise(module) for module in weights)
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """Tell a 1×1 convolution from other convolutions and from linear layers."""
+    return not isinstance(module, nn.Linear) and set(module.kernel_size) == {1}  # type: ignore[arg-type]
 
 
 class AverageWeights(torch.autograd.Function):

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.errors import FoldError, NoBranchError
-from timestepper.stepping.branches import READABLE, SCALABLE, Branch, channels_of
+from timestepper.stepping.branches import (
+    READABLE,
+    SCALABLE,
+    Branch,
+    channels_of,
+    is_pointwise,
+    weight_of,
+)
 from timestepper.stepping.watch import Operation, Trace, watch
 
 ExampleInput = Tensor | tuple[Any, ...]
@@ -121,10 +128,7 @@ class _Finding:
     @property
     def likeness(self) -> Any:
         """What branches of one stage have in common."""
-        averages = tuple(
-            (m.weight.shape[0], *m.weight.shape[2:])  # type: ignore[index,misc]
-            for m in self.read.values()
-        )
+        averages = tuple(weight_of(module)[:, 0].shape for module in self.read.values())
         return averages, self.shape[1:]
 
     def branch(self, *, alone: bool) -> Branch:
@@ -166,10 +170,7 @@ class _Finding:
 def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Leave out what a bottleneck does between its pointwise ends (paper, "Implementations")."""
     names = list(modules)
-    pointwise = [
-        not isinstance(m, nn.Linear) and all(size == 1 for size in m.kernel_size)  # type: ignore[union-attr]
-        for m in modules.values()
-    ]
+    pointwise = [is_pointwise(module) for module in modules.values()]
     if len(names) > 2 and pointwise[0] and pointwise[-1] and not all(pointwise):
         names = [names[0], names[-1]]
     return {name: modules[name] for name in names}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from timestepper.controllers import Controller
 from timestepper.errors import AttachedError
-from timestepper.stepping.branches import AverageWeights, Branch
+from timestepper.stepping.branches import AverageWeights, Branch, weight_of
 
 
 class Stage:
@@ -42,7 +42,7 @@ class Stage:
         self.used_without_grad = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the pass's tensors out: they belong to a graph, which can't be copied or pickled."""
+        """Leave the pass's tensors out: they belong to a graph, which can't be copied."""
         return self.__dict__ | {
             "parameters": None,
             "key": None,
@@ -52,12 +52,12 @@ class Stage:
 
     def step_sizes(self) -> Tensor:
         """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
-        reference: Tensor = self.scaled[0].weight  # type: ignore[assignment]
+        reference = weight_of(self.scaled[0])
         with torch.autocast(reference.device.type, enabled=False):
             if isinstance(self.controller, Controller) and not self.controller.reads_weights:
                 averaged = reference.new_empty((len(self.branches), 0))
             else:
-                weights = [module.weight for module in self.read]
+                weights = [weight_of(module) for module in self.read]
                 averaged = AverageWeights.apply(len(self.branches[0].weights), *weights)
             result: Tensor = self.controller(averaged)
         return result
@@ -104,12 +104,11 @@ class Stage:
 
     def state_key(self) -> Any:
         """Identify the values that step sizes depend on, and how they are recorded."""
-        tensors = [m.weight for m in self.read]
+        tensors = [weight_of(module) for module in self.read]
         for module in (*self.scaled, self.controller):
             tensors += list(module.parameters(recurse=True))
         return torch.is_grad_enabled(), [
-            (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device)  # type: ignore[union-attr,operator]
-            for t in tensors
+            (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
         ]
 
     def parameters_for(self, index: int, *, whole_pass: bool) -> dict[str, Tensor]:
@@ -166,7 +165,7 @@ class TimeStepping(nn.ModuleDict):
         self.inside_forward = False
 
     def forward(self, inputs: Any) -> Any:
-        """Return the inputs: where the network is a Sequential, this is called as its last child."""
+        """Return the inputs: in a Sequential network this is called as the last child."""
         return inputs
 
     def __getstate__(self) -> dict[str, Any]:
