@@ -1,0 +1,123 @@
+"""The controllers against the paper's formulas, written out in numpy and scipy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from timestepper.controllers import (
+    FixedController,
+    IndependentController,
+    LSTMController,
+    TwoLayerController,
+    get_factory,
+)
+from timestepper.errors import ConfigurationError
+
+DEPTH, FEATURES, CHANNELS, HIDDEN = 5, 24, 12, 3
+
+
+@pytest.fixture
+def averaged():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(DEPTH, FEATURES, generator=generator, dtype=torch.float64)
+
+
+def numbers(module):
+    return {name: p.detach().numpy() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_lstm_is_equations_10_to_12(averaged, standardise):
+    torch.manual_seed(1)
+    lstm = LSTMController(DEPTH, FEATURES, CHANNELS, HIDDEN, standardise=standardise).double()
+    torch.nn.init.normal_(lstm.project_out.bias)
+    p = numbers(lstm)
+    w_gates, b_gates = p["gates.weight"].reshape(4, HIDDEN, -1), p["gates.bias"].reshape(4, -1)
+    h, c, expected = np.zeros(HIDDEN), np.zeros(HIDDEN), []
+    for w in averaged.numpy():
+        if standardise:
+            w = (w - w.mean()) / np.sqrt(w.var() + 1e-5)
+        x = np.maximum(p["project_in.weight"] @ w + p["project_in.bias"], 0)
+        i, f, g, o = (w_gates[k] @ np.concatenate([x, h]) + b_gates[k] for k in range(4))
+        c = expit(f) * c + expit(i) * np.tanh(g)
+        h = expit(o) * np.tanh(c)
+        expected.append(expit(p["project_out.weight"] @ h + p["project_out.bias"]))
+    np.testing.assert_allclose(lstm(averaged).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_lstm_agrees_with_torch_lstm(averaged):
+    ours = LSTMController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    theirs = torch.nn.LSTM(HIDDEN, HIDDEN).double()
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(ours.gates.weight[:, :HIDDEN])
+        theirs.weight_hh_l0.copy_(ours.gates.weight[:, HIDDEN:])
+        theirs.bias_ih_l0.copy_(ours.gates.bias)
+        theirs.bias_hh_l0.zero_()
+        hidden, _ = theirs(ours.project_in(averaged).relu())
+        expected = ours.project_out(hidden).sigmoid()
+    torch.testing.assert_close(ours(averaged), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_two_layer_is_its_formula(averaged):
+    module = TwoLayerController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    torch.nn.init.normal_(module.bias_out)
+    p = numbers(module)
+    expected = [
+        expit(
+            np.maximum(w @ p["weight_in"][d] + p["bias_in"][d], 0) @ p["weight_out"][d]
+            + p["bias_out"][d]
+        )
+        for d, w in enumerate(averaged.numpy())
+    ]
+    np.testing.assert_allclose(module(averaged).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_independent_and_fixed(averaged):
+    independent = IndependentController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    torch.nn.init.normal_(independent.logits)
+    expected = expit(independent.logits.detach().numpy())
+    np.testing.assert_allclose(independent(averaged).detach().numpy(), expected, rtol=1e-12)
+    fixed = FixedController(DEPTH, FEATURES, CHANNELS, HIDDEN, step_size=0.01)
+    assert torch.equal(fixed(averaged), torch.full((DEPTH, CHANNELS), 0.01, dtype=torch.float64))
+    assert not list(fixed.state_dict())
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm-standardised", "2fc"])
+def test_gradients_against_finite_differences(averaged, name):
+    torch.manual_seed(2)
+    module = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    names, values = zip(*module.named_parameters(), strict=True)
+
+    def steps(averaged, *values):
+        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), averaged)
+
+    assert torch.autograd.gradcheck(steps, (averaged.requires_grad_(), *values))
+
+
+@pytest.mark.parametrize("name", ["lstm", "2fc", "indp"])
+def test_step_sizes_start_near_one_half(averaged, name):
+    torch.manual_seed(3)
+    steps = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).double()(averaged * 0.03)
+    assert (steps - 0.5).abs().max() < 0.15
+    assert abs(steps.mean().item() - 0.5) < 0.05
+
+
+def test_lstm_remembers_and_two_layer_does_not(averaged):
+    changed = averaged.clone()
+    changed[0] += 1.0
+    for name, remembers in (("lstm", True), ("2fc", False)):
+        module = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+        difference = (module(changed) - module(averaged)).abs().amax(1)
+        assert difference[0] > 0
+        assert bool((difference[1:] > 0).all()) is remembers
+
+
+def test_names_numbers_and_factories():
+    assert get_factory("0.1")(DEPTH, FEATURES, CHANNELS, HIDDEN).step_size == 0.1
+    assert get_factory(LSTMController) is LSTMController
+    with pytest.raises(ConfigurationError, match=r"unknown controller 'ltsm'; did you mean 'lstm'"):
+        get_factory("ltsm")
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="positive and finite"):
+            get_factory(value)(DEPTH, FEATURES, CHANNELS, HIDDEN)
