@@ -7,7 +7,6 @@ from torch import nn
 
 from timestepper import networks
 
-
 NETWORKS = {
     "torchvision": lambda: torchvision.models.resnet18(num_classes=5),
     "torchvision-bottleneck": lambda: torchvision.models.resnet50(num_classes=5),

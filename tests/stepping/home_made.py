@@ -4,7 +4,7 @@ from torch import nn
 
 
 class Block(nn.Module):
-        def __init__(self, width):
+    def __init__(self, width):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
