@@ -1,8 +1,8 @@
 """Training-step time of a network with step sizes over the plain network.
 
 Three networks take turns in one process: plain, attached (LSTM controller), and a literal version
-of the paper: one LSTM cell call for each block and a product over the feature map. Printed are ratios
-of medians; ``--output`` writes them as CSV with what made them.
+of the paper: one LSTM cell call for each block and a product over the feature map. It prints
+ratios of medians; ``--output`` writes them as CSV with what made them.
 
     python benchmarks/overhead.py --output results/overhead.csv
 """
