@@ -39,7 +39,7 @@ def test_lstm_is_equations_10_to_12(averaged, standardise):
         if standardise:
             w = (w - w.mean()) / np.sqrt(w.var() + 1e-5)
         x = np.maximum(p["project_in.weight"] @ w + p["project_in.bias"], 0)
-        i, f, g, o = (w_gates[k] @ np.concatenate([x, h]) + b_gates[k] for k in range(4))
+        i, f, o, g = (w_gates[k] @ np.concatenate([x, h]) + b_gates[k] for k in range(4))
         c = expit(f) * c + expit(i) * np.tanh(g)
         h = expit(o) * np.tanh(c)
         expected.append(expit(p["project_out.weight"] @ h + p["project_out.bias"]))
@@ -50,9 +50,14 @@ def test_lstm_agrees_with_torch_lstm(averaged):
     ours = LSTMController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
     theirs = torch.nn.LSTM(HIDDEN, HIDDEN).double()
     with torch.no_grad():
-        theirs.weight_ih_l0.copy_(ours.gates.weight[:, :HIDDEN])
-        theirs.weight_hh_l0.copy_(ours.gates.weight[:, HIDDEN:])
-        theirs.bias_ih_l0.copy_(ours.gates.bias)
+        # Ours is in the order i, f, o, g; theirs in i, f, g, o.
+        weight, bias = (
+            torch.cat([t[: 2 * HIDDEN], t[3 * HIDDEN :], t[2 * HIDDEN : 3 * HIDDEN]])
+            for t in (ours.gates.weight, ours.gates.bias)
+        )
+        theirs.weight_ih_l0.copy_(weight[:, :HIDDEN])
+        theirs.weight_hh_l0.copy_(weight[:, HIDDEN:])
+        theirs.bias_ih_l0.copy_(bias)
         theirs.bias_hh_l0.zero_()
         hidden, _ = theirs(ours.project_in(averaged).relu())
         expected = ours.project_out(hidden).sigmoid()

@@ -29,7 +29,7 @@ class ExplicitNetwork:
                 )
                 x = relu(p["project_in.weight"] @ w + p["project_in.bias"])
                 z = p["gates.weight"] @ torch.cat([x, h]) + p["gates.bias"]
-                i, f, g, o = z.reshape(4, hidden)
+                i, f, o, g = z.reshape(4, hidden)
                 c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
                 h = torch.sigmoid(o) * torch.tanh(c)
                 out = p["project_out.weight"] @ h + p["project_out.bias"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from timestepper.controllers.base import Controller
+from timestepper.controllers.recurrence import LSTMRecurrence
 
 
 class LSTMController(Controller):
@@ -33,7 +33,7 @@ class LSTMController(Controller):
         super().__init__(depth, features, channels, hidden)
         self.standardise = standardise
         self.project_in = nn.Linear(features, hidden)
-        # Rows in the order i, f, g, o; columns [x, h]: the four matrices of Eq. 11 in one.
+        # Rows in the order i, f, o, g; columns [x, h]: the four matrices of Eq. 11 in one.
         self.gates = nn.Linear(2 * hidden, 4 * hidden)
         self.project_out = nn.Linear(hidden, channels)
         bound = 1.0 / math.sqrt(hidden)
@@ -52,14 +52,6 @@ class LSTMController(Controller):
         weight_x, weight_h = self.gates.weight.split(self.hidden, dim=1)
         # Everything that does not wait for the block before is one matrix product for all blocks.
         from_inputs = nn.functional.linear(inputs, weight_x, self.gates.bias)
-        cell: Tensor | None = None
-        outputs: list[Tensor] = []
-        for from_input in from_inputs.unbind(0):
-            gates = from_input if cell is None else torch.addmv(from_input, weight_h, outputs[-1])
-            in_forget, candidate, out = gates.split((2 * self.hidden, self.hidden, self.hidden))
-            in_gate, forget_gate = in_forget.sigmoid().chunk(2)
-            new = in_gate * candidate.tanh()
-            cell = new if cell is None else torch.addcmul(new, forget_gate, cell)
-            outputs.append(out.sigmoid() * cell.tanh())
-        steps: Tensor = self.project_out(torch.stack(outputs)).sigmoid()
+        outputs: Tensor = LSTMRecurrence.apply(from_inputs, weight_h)
+        steps: Tensor = self.project_out(outputs).sigmoid()
         return steps
