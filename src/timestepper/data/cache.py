@@ -1,0 +1,85 @@
+"""Decoded image folders, kept as one file each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """Say where caches go: ``$XDG_CACHE_HOME/timestepper``, else ``~/.cache/timestepper``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "timestepper"
+
+
+def entry(cache_dir: Path, folder: Path, image_size: int | None) -> Path:
+    """Name the cache file of an image folder.
+
+    Args:
+        cache_dir: folder of all caches.
+        folder: the image folder.
+        image_size: the size that its images are resized to, if they are.
+
+    Returns:
+        A path in ``cache_dir`` that belongs to this folder and size alone.
+    """
+    key = hashlib.sha256(f"{folder.resolve()}\0{image_size}".encode()).hexdigest()[:16]
+    return cache_dir / f"{folder.resolve().name}-{key}.safetensors"
+
+
+def recall(path: Path, fingerprint: str) -> dict[str, Tensor] | None:
+    """Read a cache file.
+
+    Args:
+        path: the cache file.
+        fingerprint: of the image folder as it is now.
+
+    Returns:
+        The tensors by name, or None if there is no file, a broken one, or one that was made
+        of a folder with another fingerprint.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("cache %s cannot be read (%s); decoding the images again", path, error)
+        return None
+
+
+def remember(path: Path, fingerprint: str, tensors: dict[str, Tensor]) -> None:
+    """Write a cache file whole or not at all; failing to is logged, and no error.
+
+    Args:
+        path: the cache file.
+        fingerprint: of the image folder.
+        tensors: what to keep.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(handle)
+        save_file(tensors, temporary, metadata={"fingerprint": fingerprint})
+        Path(temporary).replace(path)
+    except (OSError, SafetensorError) as error:
+        log.warning("decoded images are not kept: %s cannot be written (%s)", path, error)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""A data set, and the batches of one of its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from timestepper.data.order import permutation, shares
+from timestepper.data.splits import Split
+from timestepper.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Training and test images with what is known about them.
+
+    Attributes:
+        name: as it was asked for.
+        classes: name of each class, by label.
+        channels: 1 or 3.
+        image_size: height and width.
+        mean: of the training images, per channel, where white is 1. For image folders that are
+            read from files as training goes, ImageNet's.
+        std: the standard deviation belonging to it.
+        train: the training images.
+        test: the test images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split
+    test: Split
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def batches(
+        self,
+        split: Literal["train", "test"],
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int = 0,
+        epoch: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        augment: bool | None = None,
+        drop_last: bool = False,
+    ) -> Batches:
+        """Cut an epoch into batches.
+
+        Training images are shuffled, test images are not. Everything random is a function of
+        seed, epoch and the image's number, and the global generator is neither read nor
+        changed: ``start=k`` gives the very batches that an uninterrupted epoch gives from
+        batch k on, and the ranks together see what one process with a batch of
+        ``batch_size * world_size`` sees. In training every rank has the same number of equal
+        batches, for which up to ``world_size - 1`` images of an epoch are dropped; of the test
+        images each is seen exactly once, and a rank may have a batch less than another.
+
+        Args:
+            split: ``"train"`` or ``"test"``.
+            batch_size: images in a batch of this process.
+            device: where the batches are wanted.
+            seed: seed of the run.
+            epoch: number of the epoch.
+            start: number of batches to leave out at the beginning.
+            rank: this process.
+            world_size: number of processes.
+            augment: whether to augment; by default the training images only.
+            drop_last: leave out the last batch if it is not full.
+
+        Returns:
+            The batches; iterating again gives the same ones again.
+
+        Raises:
+            ConfigurationError: for impossible arguments, and if no training batch is left.
+        """
+        if split not in ("train", "test"):
+            raise ConfigurationError(f"split is {split!r}; it must be 'train' or 'test'")
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size is {batch_size}; it must be at least 1")
+        if not 0 <= rank < world_size:
+            raise ConfigurationError(f"rank {rank} is not in 0 to {world_size - 1} (world_size)")
+        training = split == "train"
+        images = self.train if training else self.test
+        cut = shares(len(images), batch_size, rank, world_size, even=training, drop_last=drop_last)
+        if training and not cut:
+            raise ConfigurationError(
+                f"batch_size {batch_size} on {world_size} processes leaves no batch of the "
+                f"{len(images)} training images of '{self.name}'; make it smaller"
+            )
+        if not 0 <= start <= len(cut):
+            raise ConfigurationError(
+                f"start is {start}, but the epoch has {len(cut)} batches; is batch_size the same?"
+            )
+        return Batches(
+            self,
+            images,
+            cut[start:],
+            device,
+            seed,
+            epoch,
+            training,
+            training if augment is None else augment,
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of one epoch: an iterable with a length, made by :meth:`DataSet.batches`.
+
+    Yields images, float32 ``(batch, channels, height, width)``, normalised as
+    ``(x / 255 - mean) / std``, and labels, int64 ``(batch,)``, both on the device.
+    """
+
+    data: DataSet
+    split: Split
+    shares: list[slice]
+    device: torch.device
+    seed: int
+    epoch: int
+    shuffle: bool
+    augment: bool
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self.split)
+        order = permutation(count, self.seed, self.epoch) if self.shuffle else torch.arange(count)
+        mean, std = (
+            torch.tensor(value, device=self.device).view(-1, 1, 1)
+            for value in (self.data.mean, self.data.std)
+        )
+        scale, shift = 1 / (255 * std), mean / std
+        for images, labels in self.split.fetch(
+            order,
+            self.shares,
+            device=self.device,
+            seed=self.seed,
+            epoch=self.epoch,
+            augment=self.augment,
+        ):
+            yield images.mul_(scale).sub_(shift), labels
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute mean and standard deviation of images, per channel.
+
+    Args:
+        images: uint8 ``(n, channels, height, width)``.
+
+    Returns:
+        Mean and (population) standard deviation, where white is 1. A channel that never
+        changes has the standard deviation 1, so that one can divide by it.
+    """
+    count = images[:, 0].numel()
+    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    squares = torch.zeros_like(total)
+    # In whole numbers, so that the result is exact and the same everywhere; in parts, because
+    # int32 takes four times the memory.
+    for part in torch.split(images, 4096):
+        wide = part.to(torch.int32)
+        total += wide.sum((0, 2, 3))
+        squares += wide.square_().sum((0, 2, 3))
+    mean = total.double() / count
+    variance = squares.double() / count - mean.square()
+    std = torch.where(variance > 0, variance.sqrt(), 255.0)
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

@@ -1,0 +1,89 @@
+"""Images that are too large for memory, read by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from timestepper.data import images
+from timestepper.data.order import AUGMENTATION, generator
+from timestepper.data.splits import Split
+from timestepper.errors import DataError
+
+
+class FileSplit(Split):
+    """Image files, decoded and cropped as ImageNet is, whenever they are asked for.
+
+    Training: a random box resized to a square, mirrored half of the time. Test: the shorter side
+    resized to 256/224 of the side, central square.
+
+    Args:
+        paths: the files.
+        labels: the class of each.
+        side: pixels of each side of the squares.
+        workers: number of processes that read; 0 reads in this one.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], labels: Sequence[int], side: int, workers: int
+    ) -> None:
+        self.paths = paths
+        self.labels = labels
+        self.side = side
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fetch(
+        self,
+        order: Tensor,
+        shares: Sequence[slice],
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        augment: bool,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read, crop and flip in worker processes; see :meth:`Split.fetch`."""
+        loader = DataLoader(
+            _Samples(self, seed, epoch, augment),
+            batch_sampler=[order[share].tolist() for share in shares],
+            num_workers=self.workers,
+            collate_fn=images.stack_or_complain,
+            pin_memory=device.type == "cuda",
+            # Without one of its own, the loader takes a number from the global generator.
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            pixels, labels = batch
+            yield (
+                pixels.to(device, non_blocking=True).float(),
+                labels.to(device, non_blocking=True),
+            )
+
+
+class _Samples(Dataset[tuple[Tensor, int] | DataError]):
+    """What a worker process does for one image."""
+
+    def __init__(self, split: FileSplit, seed: int, epoch: int, augment: bool) -> None:
+        self.split = split
+        self.key = (seed, epoch, AUGMENTATION)
+        self.augment = augment
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
+        side = self.split.side
+        try:
+            image = images.read(self.split.paths[index])
+        except DataError as error:
+            return error
+        if self.augment:
+            pixels = images.random_crop(image, side, generator(*self.key, index))
+        else:
+            pixels = images.centre_crop(image, side, round(side * 256 / 224))
+        return pixels, self.split.labels[index]

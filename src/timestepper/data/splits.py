@@ -1,0 +1,88 @@
+"""The two halves of a data set, and the one kind that lives in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from timestepper.data.crop_flip import CropFlip, crop_flip
+
+
+class Split(ABC):
+    """The training images or the test images of a data set."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Count the images."""
+
+    @abstractmethod
+    def fetch(
+        self,
+        order: Tensor,
+        shares: Sequence[slice],
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        augment: bool,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Bring batches to the device.
+
+        Args:
+            order: int64 ``(n,)`` on the CPU, numbers of images.
+            shares: for each batch, which part of ``order`` it holds.
+            device: where the batches are wanted.
+            seed: seed of the run.
+            epoch: number of the epoch.
+            augment: whether to augment.
+
+        Yields:
+            Images, float32 ``(batch, channels, height, width)`` in 0 to 255, and labels, int64
+            ``(batch,)``; both on the device.
+        """
+
+
+class MemorySplit(Split):
+    """Images that are kept as one tensor, on the device that first asked for them.
+
+    Args:
+        images: uint8 ``(n, channels, height, width)``.
+        labels: int64 ``(n,)``.
+        augmentation: what ``augment=True`` does.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, augmentation: CropFlip) -> None:
+        self.images = images
+        self.labels = labels
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(
+        self,
+        order: Tensor,
+        shares: Sequence[slice],
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        augment: bool,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index, crop and flip on the device; see :meth:`Split.fetch`."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        order = order.to(device)
+        if augment:
+            draws = self.augmentation.draw(len(self), seed, epoch)
+            top, left, mirrored = (draw.to(device) for draw in draws)
+        for share in shares:
+            index = order[share]
+            images = self.images.index_select(0, index).float()
+            if augment:
+                images = crop_flip(
+                    images, top[index], left[index], mirrored[index], self.augmentation.padding
+                )
+            yield images, self.labels.index_select(0, index)
