@@ -166,15 +166,15 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         changes has the standard deviation 1, so that one can divide by it.
     """
     count = images[:, 0].numel()
-    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    # In whole numbers, so that the result is exact and the same everywhere; in parts, because
-    # int32 takes four times the memory.
-    for part in torch.split(images, 4096):
-        wide = part.to(torch.int32)
+    # Sums of whole numbers below 2**53 are exact in float64, in any order and on any machine; in
+    # parts, because float64 takes eight times the memory.
+    for part in torch.split(images, 512):
+        wide = part.double()
         total += wide.sum((0, 2, 3))
         squares += wide.square_().sum((0, 2, 3))
-    mean = total.double() / count
-    variance = squares.double() / count - mean.square()
+    mean = total / count
+    variance = squares / count - mean.square()
     std = torch.where(variance > 0, variance.sqrt(), 255.0)
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
