@@ -1,0 +1,111 @@
+"""From a configuration to what it names: device, data, network, optimizer."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from timestepper import data, networks
+from timestepper.data import DataSet
+from timestepper.errors import ConfigurationError
+from timestepper.stepping import attach
+from timestepper.training.configuration import Configuration
+
+
+def build_fabric(configuration: Configuration) -> Fabric:
+    """Set up device, precision and processes; those of torchrun, or else a single one.
+
+    Raises:
+        ConfigurationError: the accelerator is not there, or the batch can't be shared out.
+    """
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if configuration.batch_size % world:
+        raise ConfigurationError(
+            f"batch_size is {configuration.batch_size}, which {world} processes can't share "
+            "equally; make it a multiple"
+        )
+    try:
+        fabric = Fabric(
+            accelerator=configuration.accelerator,
+            devices=local,
+            num_nodes=world // local,
+            strategy="ddp" if world > 1 else "auto",
+            precision=configuration.precision,
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"accelerator {configuration.accelerator!r} can't be used: {reason}"
+        ) from error
+    return fabric
+
+
+def build_data(configuration: Configuration) -> DataSet:
+    """Load the data set; see :func:`timestepper.data.load`."""
+    return data.load(
+        configuration.data.name,
+        data_dir=configuration.data.data_dir,
+        cache_dir=configuration.data.cache_dir,
+        download=configuration.data.download,
+        image_size=configuration.data.image_size,
+        workers=configuration.data.workers,
+    )
+
+
+def build_plain_network(configuration: Configuration, images: DataSet) -> nn.Module:
+    """Build the network without step sizes, for the data's channels and classes.
+
+    The weights are a function of the seed alone: with and without step sizes they are the same.
+
+    Raises:
+        ConfigurationError: unknown network or option, or classes that don't fit the data.
+    """
+    options = dict(configuration.network.options)
+    wanted = {"num_classes": images.num_classes, "in_channels": images.channels}
+    for key, value in wanted.items():
+        if options.setdefault(key, value) != value:
+            raise ConfigurationError(
+                f"network.options.{key} is {options[key]}, but '{images.name}' has {value}; "
+                "leave it out"
+            )
+    torch.manual_seed(configuration.seed)
+    return networks.create(configuration.network.name, **options)
+
+
+def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
+    """Build the network and attach its step sizes.
+
+    Raises:
+        ConfigurationError: as for :func:`build_plain_network`.
+        NoBranchError: the network has no residual branch.
+        FoldError: step sizes can't be folded into a branch.
+    """
+    network = build_plain_network(configuration, images)
+    if configuration.stepping.controller != "none":
+        attach(
+            network,
+            configuration.stepping.controller,
+            example_input=torch.zeros(1, images.channels, *images.image_size),
+            reduction=configuration.stepping.reduction,
+        )
+    if configuration.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return network
+
+
+def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.optim.SGD:
+    """Build the optimizer over all parameters, the controllers' included."""
+    settings = configuration.optimizer
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,103 @@
+"""Loss and accuracy of a network on test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from timestepper.data import DataSet
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured.
+
+    Attributes:
+        loss: mean cross-entropy, in nats.
+        accuracy: share of images whose most likely class is right, 0 to 1.
+    """
+
+    loss: float
+    accuracy: float
+
+
+class Meter:
+    """Accumulates loss and accuracy on the device, over all processes.
+
+    Args:
+        num_classes: number of classes.
+        fabric: device and processes.
+    """
+
+    def __init__(self, num_classes: int, fabric: Fabric) -> None:
+        # A loss that is not finite must come out as it is.
+        self._metrics = {
+            "loss": MeanMetric(nan_strategy="disable").set_dtype(torch.float64),
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        }
+        self._first = fabric.global_rank == 0
+        for metric in self._metrics.values():
+            metric.to(fabric.device)
+            metric.persistent(True)
+
+    def update(self, losses: Tensor, outputs: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            losses: cross-entropy of each image, ``(batch,)``.
+            outputs: ``(batch, num_classes)``.
+            labels: int64 ``(batch,)``.
+        """
+        self._metrics["loss"].update(losses.double())
+        self._metrics["accuracy"].update(outputs, labels)
+
+    def compute(self) -> Scores:
+        """Return the scores over all batches of all processes."""
+        return Scores(**{name: metric.compute().item() for name, metric in self._metrics.items()})
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return what all processes together have accumulated."""
+        state = {}
+        for name, metric in self._metrics.items():
+            with metric.sync_context():
+                state[name] = {key: value.clone() for key, value in metric.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from a state; the first process takes all of it."""
+        if self._first:
+            for name, metric in self._metrics.items():
+                metric.load_state_dict(state[name])
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, images: DataSet, fabric: Fabric, batch_size: int) -> Scores:
+    """Measure a network on the test images, without augmentation.
+
+    Args:
+        network: on the device of ``fabric``; its mode is the same afterwards.
+        images: the data set.
+        fabric: device, precision and processes.
+        batch_size: images at a time, in this process.
+    """
+    training = network.training
+    network.eval()
+    meter = Meter(images.num_classes, fabric)
+    for inputs, labels in images.batches(
+        "test",
+        batch_size,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    ):
+        with fabric.autocast():
+            outputs = network(inputs).float()
+        losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
+        meter.update(losses, outputs, labels)
+    network.train(training)
+    return meter.compute()

@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+import torch
+from lightning_fabric import Fabric
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """A training was asked to stop and has saved its state.
+
+    Args:
+        number: the signal.
+        message: where it stopped and how to go on.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Signals:
+    """Notes SIGINT and SIGTERM while it is entered; a second one takes effect at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> Signals:
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def agreed(self, fabric: Fabric) -> int | None:
+        """Return the signal that any of the processes got, the same on all of them."""
+        if fabric.world_size == 1:
+            return self.received
+        number = torch.tensor(float(self.received or 0), device=fabric.device)
+        highest = fabric.all_reduce(number, reduce_op="max")
+        assert isinstance(highest, torch.Tensor)
+        return int(highest) or None

@@ -1,0 +1,332 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from timestepper.data import DataSet
+from timestepper.errors import RunError
+from timestepper.stepping import evolution_time, load_weights
+from timestepper.training.build import (
+    build_data,
+    build_fabric,
+    build_network,
+    build_optimizer,
+)
+from timestepper.training.configuration import Configuration
+from timestepper.training.evaluation import Meter, Scores, evaluate
+from timestepper.training.events import Events
+from timestepper.training.folded import folded_copy, write_weights
+from timestepper.training.interruption import Interrupted, Signals
+from timestepper.training.progress import TrainingProgress
+from timestepper.training.run import History, Run
+from timestepper.training.schedule import learning_rate
+
+# Looking at a number makes the host wait for the device: the loss is looked at this often.
+STEPS_BETWEEN_LOOKS = 20
+
+EVALUATION_BATCH = 250
+VERIFIED_IMAGES = 64
+
+
+def train(run: Run, configuration: Configuration, *, resume: bool, console: Console) -> None:
+    """Train a network and leave everything about it in the run's folder.
+
+    Args:
+        run: the run's folder; with ``resume`` an existing one.
+        configuration: what to train.
+        resume: go on from the last checkpoint; on one CPU the final weights are bit for bit
+            those of an uninterrupted training.
+        console: where progress is shown.
+
+    Raises:
+        TimestepperError: a value, a file or the run's folder is not as it should be, or the loss
+            has become infinite or not a number.
+        Interrupted: SIGINT or SIGTERM came; everything is saved.
+    """
+    if not resume:
+        run.require_new()
+    fabric = build_fabric(configuration)
+    images = build_data(configuration)
+    trainer = Trainer(run, configuration, images, fabric)
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
+    if not resume:
+        if fabric.is_global_zero:
+            run.create(configuration)
+    elif run.checkpoints.exist():
+        state, warning = run.checkpoints.load()
+        if warning:
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        trainer.restore(state)
+    else:
+        console.print("it stopped before its first checkpoint: starting at the beginning")
+    trainer.fit(console)
+    if fabric.is_global_zero:
+        trainer.finish()
+        final = trainer.history[-1]
+        console.print(
+            f"test accuracy {final['test_accuracy']:.2%} after {configuration.epochs} epochs; "
+            f"the folded network is in {run.folded}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class Trainer:
+    """A training: its parts, and how far it is.
+
+    Args:
+        run: where everything is kept.
+        configuration: what to train.
+        images: on what.
+        fabric: device, precision and processes.
+    """
+
+    def __init__(
+        self, run: Run, configuration: Configuration, images: DataSet, fabric: Fabric
+    ) -> None:
+        self.run = run
+        self.configuration = configuration
+        self.images = images
+        self.fabric = fabric
+        self.network = build_network(configuration, images).to(fabric.device)
+        decay = configuration.ema_decay
+        self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
+        optimizer = build_optimizer(configuration, self.network)
+        module: Any = torch.compile(self.network) if configuration.compile else self.network
+        self.module, self.optimizer = fabric.setup(module, optimizer)
+        torch.manual_seed(configuration.seed + 1 + fabric.global_rank)
+        self.meter = Meter(images.num_classes, fabric)
+        self.epoch = 0
+        self.batch = 0
+        self.history: History = []
+        self.updates_per_epoch = len(self.batches(0))
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is evaluated and folded: the averaged one where there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps made."""
+        return self.epoch * self.updates_per_epoch + self.batch
+
+    def batches(self, start: int) -> Any:
+        """Return the rest of this epoch's batches."""
+        return self.images.batches(
+            "train",
+            self.configuration.batch_size // self.fabric.world_size,
+            device=self.fabric.device,
+            seed=self.configuration.seed,
+            epoch=self.epoch,
+            start=start,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+
+    def fit(self, console: Console) -> None:
+        """Train until the last epoch is done, or a signal comes."""
+        progress = TrainingProgress(
+            console,
+            updates=self.configuration.epochs * self.updates_per_epoch,
+            done=self.updates,
+            epochs=self.configuration.epochs,
+        )
+        events = Events(self.run.events, self.history)
+        with Signals() as signals, progress, closing(events):
+            while self.epoch < self.configuration.epochs:
+                start = time.perf_counter()
+                images_seen = self._train_epoch(signals, progress)
+                seconds = time.perf_counter() - start
+                self._end_epoch(images_seen / seconds, events)
+                progress.epoch(self.history[-1])
+                if signal := signals.agreed(self.fabric):
+                    self._leave(signal)
+
+    def _train_epoch(self, signals: Signals, progress: TrainingProgress) -> int:
+        """Train until the end of the epoch; return the number of images it took."""
+        self.module.train()
+        images_seen = 0
+        losses: list[Tensor] = []
+        start = time.perf_counter()
+        for inputs, labels in self.batches(self.batch):
+            losses.append(self._step(inputs, labels))
+            self.batch += 1
+            images_seen += len(labels) * self.fabric.world_size
+            last = self.batch == self.updates_per_epoch
+            looking = last or self.batch % STEPS_BETWEEN_LOOKS == 0
+            if looking:
+                self._require_finite(losses)
+                losses.clear()
+                scores = self.meter.compute()
+                progress.update(
+                    epoch=self.epoch + 1,
+                    done=self.updates,
+                    loss=scores.loss,
+                    accuracy=scores.accuracy,
+                    images_per_second=images_seen / (time.perf_counter() - start),
+                )
+            alone = self.fabric.world_size == 1
+            if not last and (looking or alone) and (signal := signals.agreed(self.fabric)):
+                self._require_finite(losses)
+                self._save(best=False)
+                self._leave(signal)
+        return images_seen
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Make one optimizer step; return the batch's loss."""
+        lr = learning_rate(self.configuration, self.updates, self.updates_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.configuration.channels_last:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        outputs = self.module(inputs)
+        losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
+        loss = losses.mean()
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.network)
+        self.meter.update(losses.detach(), outputs.detach(), labels)
+        return loss.detach()
+
+    def _require_finite(self, losses: list[Tensor]) -> None:
+        """Raise RunError if one of the last losses, on any process, is not finite."""
+        if not losses:
+            return
+        finite = self.fabric.all_reduce(torch.stack(losses).isfinite().double(), reduce_op="mean")
+        assert isinstance(finite, Tensor)
+        wrong = (finite < 1).nonzero().flatten().tolist()
+        if wrong:
+            step = self.batch - len(losses) + wrong[0] + 1
+            self._stop(f"the training loss is {losses[wrong[0]].item()}", f", step {step}")
+
+    def _stop(self, what: str, where: str = "") -> None:
+        kept = (
+            f"the last good checkpoint is {self.run.checkpoints.last}"
+            if self.run.checkpoints.last.exists()
+            else "there is no checkpoint yet"
+        )
+        raise RunError(
+            f"{what} in epoch {self.epoch + 1}{where}; {kept}; try a smaller optimizer.lr or more "
+            "schedule.warmup_epochs"
+        )
+
+    def _end_epoch(self, images_per_second: float, events: Events) -> None:
+        """Evaluate, write everything down, go on to the next epoch."""
+        trained = self.meter.compute()
+        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH)
+        if not math.isfinite(tested.loss):
+            self._stop(f"the test loss is {tested.loss}")
+        best = tested.accuracy > max((row["test_accuracy"] for row in self.history), default=-1.0)
+        self.history.append(self._row(trained, tested, images_per_second))
+        self.epoch += 1
+        self.batch = 0
+        self.meter = Meter(self.images.num_classes, self.fabric)
+        self._save(best=best)
+        if self.fabric.is_global_zero:
+            self.run.write_metrics(self.history)
+            events.write(self.history[-1])
+
+    def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
+        times = evolution_time(self.trained) if hasattr(self.trained, "time_stepping") else {}
+        return {
+            "epoch": self.epoch + 1,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": trained.loss,
+            "train_accuracy": trained.accuracy,
+            "test_loss": tested.loss,
+            "test_accuracy": tested.accuracy,
+            "images_per_second": images_per_second,
+            **{f"evolution_time/{stage}": value for stage, value in times.items()},
+        }
+
+    def _save(self, *, best: bool) -> None:
+        """Write a checkpoint with all that the rest of the training depends on."""
+        state = {
+            "network": self.network.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "meter": self.meter.state_dict(),
+            "generators": self._generators(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "history": self.history,
+        }
+        if self.fabric.is_global_zero:
+            self.run.checkpoints.save(state, best=best)
+        self.fabric.barrier()
+
+    def _generators(self) -> list[dict[str, Tensor]]:
+        """Return the states of the random generators of each process (drop path uses them)."""
+        own = {"cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        if self.fabric.world_size == 1:
+            return [own]
+        every: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(every, own)
+        return every
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            StateError: it belongs to another network.
+            RunError: it belongs to a training with other settings.
+        """
+        if (state["ema"] is None) != (self.ema is None):
+            raise RunError(
+                "the checkpoint was written with another ema_decay; put back the "
+                f"configuration that {self.run.configuration} had"
+            )
+        load_weights(self.network, state["network"])
+        if self.ema is not None:
+            load_weights(self.ema.module, state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.meter.load_state_dict(state["meter"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.history = list(state["history"])
+        generators = state["generators"]
+        if self.fabric.global_rank < len(generators):
+            own = generators[self.fabric.global_rank]
+            torch.set_rng_state(own["cpu"])
+            if self.fabric.device.type == "cuda" and "cuda" in own:
+                torch.cuda.set_rng_state(own["cuda"], self.fabric.device)
+        if self.history and self.fabric.is_global_zero:
+            self.run.write_metrics(self.history)
+
+    def _leave(self, signal: int) -> None:
+        done = f"{self.epoch} of {self.configuration.epochs} epochs"
+        if self.batch:
+            done += f" and {self.batch} of {self.updates_per_epoch} steps"
+        raise Interrupted(
+            signal,
+            f"stopped after {done}; everything is saved, continue with: "
+            f"timestepper train --resume {self.run.folder}",
+        )
+
+    def finish(self) -> None:
+        """Write the folded network and the plots."""
+        from timestepper.report import plot_curves, plot_step_sizes
+
+        some, _ = next(
+            iter(self.images.batches("test", VERIFIED_IMAGES, device=self.fabric.device))
+        )
+        plain = folded_copy(self.trained, some)
+        write_weights(plain, self.configuration, self.run.folded)
+        plot_curves(self.history, self.run.curves_plot)
+        if hasattr(self.trained, "time_stepping"):
+            plot_step_sizes(self.trained, self.run.steps_plot)

@@ -1,0 +1,75 @@
+"""What a person sees of a training: a bar on a terminal, and one line for each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Shows how far a training is.
+
+    Args:
+        console: where to; the bar appears on terminals only.
+        updates: optimizer steps of the whole training.
+        done: those made before.
+        epochs: number of epochs.
+    """
+
+    def __init__(self, console: Console, *, updates: int, done: int, epochs: int) -> None:
+        self.epochs = epochs
+        self._console = console
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "", total=updates, completed=done, epoch=1, epochs=epochs, figures=""
+        )
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def update(
+        self, *, epoch: int, done: int, loss: float, accuracy: float, images_per_second: float
+    ) -> None:
+        """Move the bar.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            done: optimizer steps made since the training began.
+            loss: mean training loss of this epoch so far.
+            accuracy: training accuracy of this epoch so far, 0 to 1.
+            images_per_second: training images in a second.
+        """
+        figures = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_second:,.0f} images/s"
+        self._bar.update(self._task, completed=done, epoch=epoch, figures=figures)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Print the line of an epoch that is finished."""
+        width = len(str(self.epochs))
+        self._console.print(
+            f"epoch {row['epoch']:{width}.0f}/{self.epochs}"
+            f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:6.2%}"
+            f"  test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:6.2%}"
+            f"  {row['images_per_second']:,.0f} images/s",
+            highlight=False,
+            soft_wrap=True,
+        )

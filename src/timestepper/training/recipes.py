@@ -1,0 +1,147 @@
+"""Configurations as YAML: recipes by name, and what a run writes down of itself."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+
+from timestepper.errors import ConfigurationError, did_you_mean
+from timestepper.training.configuration import Configuration
+
+PACKAGE = Path(__file__).parents[1]
+# A wheel carries the recipes inside of the package; a checkout has them beside src/.
+FOLDERS = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
+
+
+def list_recipes() -> list[str]:
+    """Name the recipes that come with the package."""
+    return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
+
+
+def find_recipe(name: str) -> Path:
+    """Find a recipe by its file or its bare name.
+
+    Raises:
+        ConfigurationError: there is no such file, and no recipe of that name.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    for folder in FOLDERS:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = list_recipes()
+    hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+    raise ConfigurationError(f"recipe '{name}' is neither a file nor a recipe's name{hint}")
+
+
+class RecipeAction(ActionConfigFile):
+    """Argument that takes a recipe's file or bare name."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Read the recipe into the namespace."""
+        super().__call__(parser, namespace, str(find_recipe(values)), option_string)
+
+
+def add_configuration(parser: ArgumentParser) -> None:
+    """Give a parser an argument for each setting of :class:`Configuration`, and ``--recipe``."""
+    parser.add_argument(
+        "--recipe",
+        action=RecipeAction,
+        help="recipe to start from: a YAML file, or one of " + ", ".join(list_recipes()),
+    )
+    parser.add_class_arguments(Configuration)
+
+
+def to_configuration(parser: ArgumentParser, parsed: Namespace) -> Configuration:
+    """Build the records from what a parser of :func:`add_configuration` has read.
+
+    Raises:
+        ConfigurationError: a value is impossible.
+    """
+    defaults = parser.get_defaults()
+    for entry in fields(Configuration):
+        for key, value in Namespace({entry.name: parsed[entry.name]}).items():
+            if value is None and defaults[key] is not None:
+                raise ConfigurationError(f"{key} is empty; give it a value or leave it out")
+    built = parser.instantiate(parsed)
+    return Configuration(**{entry.name: built[entry.name] for entry in fields(Configuration)})
+
+
+def read_configuration(path: Path) -> Configuration:
+    """Read a complete configuration, as :func:`write_configuration` writes it.
+
+    Raises:
+        ConfigurationError: the file is missing or not a valid configuration.
+    """
+    parser = _file_parser()
+    try:
+        return to_configuration(parser, parser.parse_path(path))
+    except ConfigurationError:
+        raise
+    except (argparse.ArgumentError, TypeError, ValueError, OSError) as error:
+        raise ConfigurationError(f"{path}: {explain(error, parser)}") from error
+
+
+def write_configuration(configuration: Configuration, path: Path) -> None:
+    """Write a complete configuration as YAML."""
+    parser = _file_parser()
+    parsed = parser.parse_object(asdict(configuration))
+    path.write_text(parser.dump(parsed), encoding="utf-8")
+
+
+def _file_parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Configuration)
+    return parser
+
+
+def explain(error: Exception, parser: ArgumentParser) -> str:
+    """Say in one line what a parser did not accept, with the nearest names of settings.
+
+    Args:
+        error: what the parser raised.
+        parser: the parser, which knows its settings' names.
+    """
+    message = re.sub(r"\s+", " ", str(error)).strip()
+    settings = [action.dest for action in parser._actions if action.option_strings]
+    if found := re.search(r"Group '([\w.]+)' does not accept option '([^']+)'", message):
+        return _unknown(f"{found[1]}.{found[2]}", settings)
+    if found := re.search(r"[Oo]ption '([^']+)'(?: is not accepted|$)", message):
+        return _unknown(found[1], settings)
+    if found := re.search(r"unrecognized arguments: ([^\s=]+)", message):
+        if not found[1].startswith("-"):
+            return f"there is no argument {found[1]!r} here; settings are written as --name value"
+        return _unknown(found[1].lstrip("-"), settings)
+    if found := re.search(r'Parser key "([\w.]+)": Unable to load config \'?(.+?)\'? - ', message):
+        return f"{found[1]} is {found[2]!r}; it must be a group of settings such as {{name: ...}}"
+    if found := re.search(r'Parser key "([\w.]+)": (.*) value: (.*)', message):
+        kinds = re.findall(r"Expected an? (<class '\w+'>|typing\.Literal\[[^]]*\])", found[2])
+        demand = " or ".join(_describe(kind) for kind in kinds)
+        return f"{found[1]} is {found[3]!r}; it must be {demand}"
+    return message
+
+
+def _unknown(key: str, settings: list[str]) -> str:
+    return f"there is no setting '{key}'{did_you_mean(key, settings)}"
+
+
+def _describe(kind: str) -> str:
+    """Say what a type means to somebody who writes YAML."""
+    options = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    if options:
+        return f"one of {options[1]}"
+    return {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "a text",
+        "tuple": "a list such as [0.5, 0.75]",
+        "dict": "settings such as {key: value}",
+        "NoneType": "null",
+    }[kind.split("'")[1]]

@@ -1,0 +1,97 @@
+"""A run: the folder in which a training keeps everything it knows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from timestepper.errors import RunError
+from timestepper.training.checkpoints import Checkpoints
+from timestepper.training.configuration import Configuration
+from timestepper.training.recipes import read_configuration, write_configuration
+
+History = list[dict[str, float]]
+"""What was measured, a dictionary for each epoch."""
+
+
+class Run:
+    """The paths in a run's folder.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.configuration = folder / "configuration.yaml"
+        self.metrics = folder / "metrics.csv"
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.events = folder / "tensorboard"
+        self.folded = folder / "folded.safetensors"
+        self.curves_plot = folder / "curves.png"
+        self.steps_plot = folder / "step_sizes.png"
+
+    def create(self, configuration: Configuration) -> None:
+        """Make the folder and write the configuration down.
+
+        Raises:
+            RunError: the folder exists already, or can't be written.
+        """
+        self.require_new()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_configuration(configuration, self.configuration)
+        except OSError as error:
+            raise RunError(f"can't write the run folder {self.folder}: {error.strerror}") from error
+
+    def require_new(self) -> None:
+        """Raise :class:`RunError` if there is something already where the run would go."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            return
+        if self.configuration.exists():
+            raise RunError(
+                f"run folder {self.folder} exists already; continue it with "
+                f"--resume {self.folder}, or give this training another one with --run"
+            )
+        if self.folder.exists():
+            raise RunError(
+                f"{self.folder} exists already and is not a run; give this training another "
+                "folder with --run"
+            )
+
+    def read_configuration(self) -> Configuration:
+        """Read the configuration back.
+
+        Raises:
+            RunError: the folder is missing, or is not a run.
+            ConfigurationError: the file has been changed into something invalid.
+        """
+        if not self.folder.exists():
+            raise RunError(f"there is no run folder {self.folder}")
+        if not self.configuration.is_file():
+            raise RunError(
+                f"{self.folder} is not a run: it has no configuration.yaml; name a folder that "
+                "`timestepper train` has made"
+            )
+        return read_configuration(self.configuration)
+
+    def write_metrics(self, history: Sequence[dict[str, float]]) -> None:
+        """Write the whole table anew, so that no epoch is ever in it twice."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_atomically(self.metrics, text.getvalue().encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment either the old or the new one is there, whole."""
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

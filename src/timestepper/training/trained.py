@@ -1,0 +1,67 @@
+"""A run's network, ready to be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from timestepper.data import DataSet
+from timestepper.errors import StateError
+from timestepper.stepping import load_weights
+from timestepper.training.build import build_data, build_fabric, build_network
+from timestepper.training.checkpoints import Which
+from timestepper.training.configuration import Configuration
+from timestepper.training.run import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's network with what it takes to evaluate it.
+
+    Attributes:
+        network: with its step sizes, on the device, in eval mode.
+        configuration: how it was trained.
+        images: on what.
+        fabric: device and precision.
+        epochs: epochs that it has seen.
+        warning: why it isn't from the checkpoint that was asked for, or None.
+    """
+
+    network: nn.Module
+    configuration: Configuration
+    images: DataSet
+    fabric: Fabric
+    epochs: int
+    warning: str | None
+
+    def some_images(self, count: int) -> Tensor:
+        """Return the first test images, float32 ``(count, channels, height, width)``."""
+        images, _ = next(iter(self.images.batches("test", count, device=self.fabric.device)))
+        return images
+
+
+def load_trained(run: Run, which: Which = "last") -> Trained:
+    """Load a run's network: the averaged weights where the training has them.
+
+    Raises:
+        TimestepperError: the run, its data or its checkpoint is not as it should be.
+    """
+    configuration = run.read_configuration()
+    state, warning = run.checkpoints.load(which)
+    fabric = build_fabric(configuration)
+    images = build_data(configuration)
+    network = build_network(configuration, images)
+    try:
+        load_weights(network, state["network"] if state["ema"] is None else state["ema"])
+    except StateError as error:
+        raise StateError(f"{run.checkpoints.folder}: {error}") from error
+    return Trained(
+        network=network.to(fabric.device).eval(),
+        configuration=configuration,
+        images=images,
+        fabric=fabric,
+        epochs=len(state["history"]),
+        warning=warning,
+    )
