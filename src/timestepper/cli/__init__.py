@@ -1,0 +1,85 @@
+"""The command line: one small module for each command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from jsonargparse import ArgumentParser
+
+from timestepper import __version__
+from timestepper.errors import TimestepperError, did_you_mean
+from timestepper.training.interruption import Interrupted
+from timestepper.training.recipes import explain
+
+COMMANDS = {
+    "train": "Train a network with adaptive time stepping, and leave a folded plain one.",
+    "evaluate": "Measure a run's network on its test images.",
+    "fold": "Fold a run's step sizes into its weights and write an ordinary network.",
+    "steps": "Show step sizes and evolution time, by stage and block, as a table and a plot.",
+    "demo": "Train a plain and a time-stepped network on digits, side by side, and fold.",
+}
+"""What each command does. Its module of the same name has ``EXAMPLES``, ``add_arguments``, ``run``;
+only the module of the command that was asked for is imported."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; by default the process's own.
+
+    Returns:
+        The exit status: 0; 2 for a user's mistake; 128 and the signal's number after a signal.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = ArgumentParser(
+        prog="timestepper",
+        description="Adaptive time stepping for residual networks.",
+        version=__version__,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    named = next((word for word in given if not word.startswith("-")), "")
+    chosen = parser
+    for name, summary in COMMANDS.items():
+        own = ArgumentParser(
+            description=summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        if name == named:
+            command, chosen = import_module(f"timestepper.cli.{name}"), own
+            own.epilog = "examples:\n" + "\n".join(f"  {line}" for line in command.EXAMPLES)
+            command.add_arguments(own)
+        commands.add_subcommand(name, own, help=summary)
+    try:
+        if not given:
+            parser.print_help()
+            return 2
+        if named and named not in COMMANDS:
+            hint = did_you_mean(named, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            return _fail(f"there is no command '{named}'{hint}")
+        parsed = parser.parse_args(given)
+        status: int = command.run(chosen, parsed[named])
+        return status
+    except TimestepperError as error:
+        return _fail(str(error))
+    except (argparse.ArgumentError, TypeError) as error:
+        return _fail(explain(error, chosen))
+    except Interrupted as stop:
+        print(f"timestepper: {stop}", file=sys.stderr)
+        return 128 + stop.number
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _fail(message: str) -> int:
+    print(f"timestepper: error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,54 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from timestepper.errors import RunError
+from timestepper.training.run import Run
+from timestepper.training.trained import Trained, load_trained
+
+
+def add_run(parser: ArgumentParser) -> None:
+    """Add the run, and which of its checkpoints is meant."""
+    parser.add_argument("run", type=str, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--checkpoint",
+        type=Literal["last", "best"],
+        default="last",
+        help="the last one, or that of the epoch with the best test accuracy",
+    )
+
+
+def add_output(parser: ArgumentParser, default: str) -> None:
+    """Add the file to write, and leave to replace it."""
+    parser.add_argument(
+        "--output", type=str | None, metavar="FILE", help=f"file to write; by default {default}"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
+def open_run(parsed: Namespace) -> Trained:
+    """Load the network of the run that :func:`add_run` has read."""
+    trained = load_trained(Run(Path(parsed.run)), parsed.checkpoint)
+    if trained.warning:
+        print(f"timestepper: warning: {trained.warning}", file=sys.stderr)
+    return trained
+
+
+def output_path(parsed: Namespace, default: Path) -> Path:
+    """Decide which file to write.
+
+    Raises:
+        RunError: it exists already, or its folder does not.
+    """
+    path = Path(parsed.output) if parsed.output is not None else default
+    if path.exists() and not parsed.force:
+        raise RunError(f"{path} exists already; name another with --output, or add --force")
+    if not path.parent.is_dir():
+        raise RunError(f"{path} can't be written: there is no folder {path.parent}")
+    return path

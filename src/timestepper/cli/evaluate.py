@@ -1,0 +1,47 @@
+"""``timestepper evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from timestepper.cli.arguments import add_run, open_run
+from timestepper.errors import ConfigurationError
+from timestepper.training.evaluation import evaluate
+from timestepper.training.folded import load_plain
+
+EXAMPLES = (
+    "timestepper evaluate runs/digits-cifar_resnet20-lstm-0",
+    "timestepper evaluate runs/mine --checkpoint best",
+    "timestepper evaluate runs/mine --weights runs/mine/folded.safetensors",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this command's arguments."""
+    add_run(parser)
+    parser.add_argument(
+        "--weights",
+        type=str | None,
+        metavar="FILE",
+        help="safetensors of the plain network, to be measured instead of the checkpoint",
+    )
+    parser.add_argument("--batch_size", type=int, default=250, help="images at a time")
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Evaluate."""
+    if parsed.batch_size < 1:
+        raise ConfigurationError(f"batch_size is {parsed.batch_size}; it must be at least 1")
+    trained = open_run(parsed)
+    network, what = trained.network, f"{parsed.checkpoint} checkpoint, {trained.epochs} epochs"
+    if parsed.weights is not None:
+        network = load_plain(trained.configuration, trained.images, Path(parsed.weights))
+        network, what = network.to(trained.fabric.device), parsed.weights
+    scores = evaluate(network, trained.images, trained.fabric, parsed.batch_size)
+    print(
+        f"{what}: accuracy {scores.accuracy:.2%}, loss {scores.loss:.4f} "
+        f"on {len(trained.images.test)} test images of {trained.images.name}"
+    )
+    return 0

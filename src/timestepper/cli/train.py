@@ -1,0 +1,68 @@
+"""``timestepper train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from timestepper.errors import ConfigurationError
+from timestepper.training.configuration import Configuration
+from timestepper.training.loop import train
+from timestepper.training.recipes import add_configuration, to_configuration
+from timestepper.training.run import Run
+
+EXAMPLES = (
+    "timestepper train",
+    "timestepper train --recipe cifar10 --network.name cifar_resnet110 --data.data_dir DIR",
+    "timestepper train --recipe cifar10 --stepping.controller none --run runs/plain",
+    "timestepper train --network.name timm/resnet50 --data.name imagefolder --data.data_dir DIR",
+    "timestepper train --resume runs/digits-cifar_resnet20-lstm-0",
+    "torchrun --nproc_per_node 8 --no-python timestepper train --recipe imagenet",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "--run",
+        type=str | None,
+        metavar="FOLDER",
+        help="new folder for the run; by default runs/DATA-NETWORK-CONTROLLER-SEED",
+    )
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        metavar="FOLDER",
+        help="run to continue where it stopped, with its own configuration",
+    )
+    add_configuration(parser)
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Train."""
+    configuration = to_configuration(parser, parsed)
+    if parsed.resume is not None:
+        if configuration != Configuration() or parsed.run is not None:
+            raise ConfigurationError(
+                "--resume continues a run with its own configuration; leave the other settings "
+                f"out, or change {parsed.resume}/configuration.yaml"
+            )
+        target = Run(Path(parsed.resume))
+        configuration = target.read_configuration()
+    else:
+        target = Run(Path(parsed.run or default_folder(configuration)))
+    train(target, configuration, resume=parsed.resume is not None, console=Console())
+    return 0
+
+
+def default_folder(configuration: Configuration) -> str:
+    """Name a run after what tells it from others."""
+    parts = (
+        configuration.data.name,
+        configuration.network.name.replace("/", "-"),
+        configuration.stepping.controller,
+        configuration.seed,
+    )
+    return "runs/" + "-".join(map(str, parts))
