@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup test test-slow check format wheel clean
+.PHONY: help setup demo test test-slow check format wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -15,6 +15,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 setup: $(READY)  ## Create the environment in .venv, with the pinned versions of constraints.txt
+
+demo: $(READY)  ## Train a plain and a time-stepped network side by side, and fold (two minutes)
+	$(BIN)/timestepper demo
 
 test: $(READY)  ## Run all tests (minutes)
 	$(BIN)/python -m pytest

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import binomtest
 from torch import nn
 
 from timestepper.errors import RunError
@@ -56,13 +56,13 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     networks = {
         "plain": trained["plain"].network,
         "time-stepped": stepped.network,
-        "time-stepped, folded": folded.to(stepped.fabric.device),
+        "folded": folded.to(stepped.fabric.device),
     }
     console.print()
     console.print(step_size_table(stepped.network))
     console.print()
     console.print(_comparison(networks, stepped))
-    console.print(_same_outputs(stepped.network, networks["time-stepped, folded"], stepped))
+    console.print(_same_outputs(stepped.network, networks["folded"], stepped))
     console.print(f"folded network: {folder.folded}", highlight=False, soft_wrap=True)
     console.print(f"step sizes, as a picture: {folder.steps_plot}", highlight=False, soft_wrap=True)
     return 0
@@ -84,20 +84,20 @@ def _comparison(networks: dict[str, nn.Module], trained: Trained) -> Table:
     count = len(trained.images.test)
     table = Table(
         title=f"{trained.configuration.network.name} on {count} test images, one seed",
-        caption="± is the standard error that so few images leave; less than that is noise",
+        caption="in brackets the 95% interval that so few images leave (Wilson)",
     )
-    for heading in ("network", "parameters", "accuracy", "loss", "mean step size"):
+    for heading in ("network", "parameters", "accuracy (%)", "loss", "mean step size"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for name, network in networks.items():
         scores = evaluate(network, trained.images, trained.fabric, EVALUATION_BATCH)
-        error = math.sqrt(scores.accuracy * (1 - scores.accuracy) / count)
+        interval = binomtest(round(scores.accuracy * count), count).proportion_ci(method="wilson")
         steps = "1"
         if hasattr(network, "time_stepping"):
             steps = f"{torch.cat(list(step_sizes(network).values())).mean():.3f}"
         table.add_row(
             name,
             f"{sum(parameter.numel() for parameter in network.parameters()):,}",
-            f"{scores.accuracy:.2%} ± {error:.2%}",
+            f"{100 * scores.accuracy:.2f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]",
             f"{scores.loss:.4f}",
             steps,
         )
