@@ -1,3 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(2)
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_data_of_this_machine(tmp_path, monkeypatch):
+    """Keep the tests away from data, caches and settings that happen to be here."""
+    monkeypatch.delenv("TIMESTEPPER_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("timestepper.data.locate.SYSTEM_FOLDER", tmp_path / "system")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def make_folder(tmp_path) -> MakeFolder:
+    """Make an image folder of random PNGs; ``sizes`` are (width, height), used in turn."""
+
+    def make(name="folder", *, sizes=((8, 8),), train=6, test=3, test_name="test") -> Path:
+        random = np.random.default_rng(0)
+        for split, count in (("train", train), (test_name, test)):
+            for label in ("cat", "dog"):
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    width, height = sizes[number % len(sizes)]
+                    pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{number}.png")
+        return tmp_path / name
+
+    return make

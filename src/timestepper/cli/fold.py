@@ -29,7 +29,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     trained = open_run(parsed)
     images = trained.some_images(VERIFIED_IMAGES)
     plain = folded_copy(trained.network, images)
-    write_weights(plain, trained.configuration, path)
+    write_weights(plain, path)
     before, after = (
         sum(parameter.numel() for parameter in network.parameters())
         for network in (trained.network, plain)

@@ -47,17 +47,15 @@ def folded_copy(network: nn.Module, images: Tensor) -> nn.Module:
     return network
 
 
-def write_weights(network: nn.Module, configuration: Configuration, path: Path) -> None:
+def write_weights(network: nn.Module, path: Path) -> None:
     """Write a plain network's weights as safetensors, atomically.
 
     Args:
         network: plain.
-        configuration: what is noted in the file's metadata.
         path: the file.
     """
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": "pt", "network": configuration.network.name}
-    write_atomically(path, to_safetensors(state, metadata))
+    write_atomically(path, to_safetensors(state, {"format": "pt"}))
 
 
 def load_plain(configuration: Configuration, images: DataSet, path: Path) -> nn.Module:

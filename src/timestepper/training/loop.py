@@ -326,7 +326,7 @@ class Trainer:
             iter(self.images.batches("test", VERIFIED_IMAGES, device=self.fabric.device))
         )
         plain = folded_copy(self.trained, some)
-        write_weights(plain, self.configuration, self.run.folded)
+        write_weights(plain, self.run.folded)
         plot_curves(self.history, self.run.curves_plot)
         if hasattr(self.trained, "time_stepping"):
             plot_step_sizes(self.trained, self.run.steps_plot)

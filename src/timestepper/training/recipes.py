@@ -16,6 +16,8 @@ from timestepper.training.configuration import Configuration
 PACKAGE = Path(__file__).parents[1]
 # A wheel carries the recipes inside of the package; a checkout has them beside src/.
 FOLDERS = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
+MALFORMED = (argparse.ArgumentError, TypeError, ValueError, OSError)
+"""What the parser raises for a file that it can't read or accept."""
 
 
 def list_recipes() -> list[str]:
@@ -45,7 +47,11 @@ class RecipeAction(ActionConfigFile):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Read the recipe into the namespace."""
-        super().__call__(parser, namespace, str(find_recipe(values)), option_string)
+        path = find_recipe(values)
+        try:
+            super().__call__(parser, namespace, str(path), option_string)
+        except MALFORMED as error:
+            raise ConfigurationError(f"{path}: {explain(error, parser)}") from error
 
 
 def add_configuration(parser: ArgumentParser) -> None:
@@ -84,7 +90,7 @@ def read_configuration(path: Path) -> Configuration:
         return to_configuration(parser, parser.parse_path(path))
     except ConfigurationError:
         raise
-    except (argparse.ArgumentError, TypeError, ValueError, OSError) as error:
+    except MALFORMED as error:
         raise ConfigurationError(f"{path}: {explain(error, parser)}") from error
 
 
@@ -92,7 +98,7 @@ def write_configuration(configuration: Configuration, path: Path) -> None:
     """Write a complete configuration as YAML."""
     parser = _file_parser()
     parsed = parser.parse_object(asdict(configuration))
-    path.write_text(parser.dump(parsed), encoding="utf-8")
+    path.write_text(parser.dump(parsed, skip_unset=False), encoding="utf-8")
 
 
 def _file_parser() -> ArgumentParser:
@@ -110,6 +116,12 @@ def explain(error: Exception, parser: ArgumentParser) -> str:
     """
     message = re.sub(r"\s+", " ", str(error)).strip()
     settings = [action.dest for action in parser._actions if action.option_strings]
+    if message.startswith("Unexpected config:"):
+        return "not a list of settings such as 'epochs: 30'"
+    if found := re.fullmatch(r'Problems parsing config: (.*) in "<unicode string>"(.*)', message):
+        return f"not valid YAML: {found[1]}{found[2]}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not a text file"
     if found := re.search(r"Group '([\w.]+)' does not accept option '([^']+)'", message):
         return _unknown(f"{found[1]}.{found[2]}", settings)
     if found := re.search(r"[Oo]ption '([^']+)'(?: is not accepted|$)", message):

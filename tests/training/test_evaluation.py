@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from timestepper import data
+from timestepper.training.evaluation import Meter, evaluate
+
+
+@pytest.fixture
+def fabric():
+    return Fabric(accelerator="cpu", devices=1)
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(n, 5, generator=generator), torch.randint(0, 5, (n,), generator=generator))
+        for n in (64, 64, 7)
+    ]
+
+
+def update(meter, outputs, labels):
+    losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
+    meter.update(losses, outputs, labels)
+
+
+def test_meter_against_the_formulas(fabric, batches):
+    meter = Meter(5, fabric)
+    for outputs, labels in batches:
+        update(meter, outputs, labels)
+    outputs = torch.cat([outputs for outputs, _ in batches]).double()
+    labels = torch.cat([labels for _, labels in batches])
+    likelihood = outputs.exp()[torch.arange(135), labels] / outputs.exp().sum(1)
+    right = sum(
+        row.index(max(row)) == label
+        for row, label in zip(outputs.tolist(), labels.tolist(), strict=True)
+    )
+    scores = meter.compute()
+    assert scores.loss == pytest.approx(-likelihood.log().mean().item(), rel=1e-6)
+    assert scores.accuracy == pytest.approx(right / 135, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_meter_reports_a_loss_that_is_not_finite(value, fabric, batches):
+    meter = Meter(5, fabric)
+    for outputs, labels in batches:
+        update(meter, outputs, labels)
+    meter.update(torch.tensor([value]), torch.randn(1, 5), torch.tensor([0]))
+    loss = meter.compute().loss
+    assert math.isnan(loss) if math.isnan(value) else loss == value
+
+
+def test_meter_goes_on_from_its_state(fabric, batches):
+    whole, first, second = (Meter(5, fabric) for _ in range(3))
+    for batch in batches:
+        update(whole, *batch)
+    update(first, *batches[0])
+    second.load_state_dict(first.state_dict())
+    update(first, *batches[2])  # what was saved must not change afterwards
+    for batch in batches[1:]:
+        update(second, *batch)
+    assert second.compute() == whole.compute()
+
+
+def test_evaluate_sees_every_test_image_once_in_eval_mode(fabric):
+    digits = data.load("digits")
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    statistics = network[1].running_mean.clone()
+    images, labels = next(iter(digits.batches("test", len(digits.test), device=fabric.device)))
+    outputs = network.eval()(images)
+    network.train()
+    scores = evaluate(network, digits, fabric, batch_size=100)
+    expected = nn.functional.cross_entropy(outputs, labels).item()
+    assert scores.loss == pytest.approx(expected, rel=1e-5)
+    assert scores.accuracy == pytest.approx((outputs.argmax(1) == labels).double().mean().item())
+    assert network.training
+    assert torch.equal(network[1].running_mean, statistics)

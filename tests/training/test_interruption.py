@@ -1,0 +1,87 @@
+"""Signals and losses that are not finite: say what happened, keep what is good."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import UPDATES, at_step, checkpoint, interrupt, start
+
+from timestepper.errors import RunError
+from timestepper.training.configuration import OptimizerConfiguration
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_says_how_to_go_on(which, monkeypatch):
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    stopped = interrupt("run", monkeypatch, 9, which)
+    assert stopped.number == which
+    assert str(stopped) == (
+        "stopped after 0 of 2 epochs and 9 of 23 steps; everything is saved, continue with: "
+        "timestepper train --resume run"
+    )
+    assert checkpoint("run")["batch"] == 9
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_second_signal_takes_effect_at_once(monkeypatch):
+    def twice(trainer):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(monkeypatch, 3, twice)
+    with pytest.raises(KeyboardInterrupt):
+        start("run")
+
+
+@pytest.mark.parametrize(("which", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_command_leaves_with_the_status_of_the_signal(which, status):
+    settings = ("--network.name", "cifar_resnet8", "--epochs", "1000", "--run", "run")
+    command = [Path(sys.executable).with_name("timestepper"), "train", *settings]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline().startswith("epoch    1/1000  train loss")
+        process.send_signal(which)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors.startswith("timestepper: stopped after ")
+    assert errors.endswith("continue with: timestepper train --resume run\n")
+    assert errors.count("\n") == 1
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(monkeypatch):
+    def poison(trainer):
+        with torch.no_grad():
+            trainer.network.fc.weight[0, 0] = torch.nan
+
+    at_step(monkeypatch, UPDATES + 4, poison)
+    with pytest.raises(RunError) as error:
+        start("run")
+    kept = Path("run/checkpoints/last.pt")
+    assert str(error.value) == (
+        f"the training loss is nan in epoch 2, step 4; the last good checkpoint is {kept}; "
+        "try a smaller optimizer.lr or more schedule.warmup_epochs"
+    )
+    state = checkpoint("run")
+    assert (state["epoch"], state["batch"]) == (1, 0)
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_loss_that_is_not_finite_before_the_first_checkpoint():
+    with pytest.raises(RunError, match=r"in epoch 1, step \d+; there is no checkpoint yet; try"):
+        start("run", optimizer=OptimizerConfiguration(lr=1e30))
+    assert not Path("run/checkpoints").exists()
+
+
+def test_signal_after_a_loss_that_is_not_finite_saves_nothing(monkeypatch):
+    def poison_and_stop(trainer):
+        with torch.no_grad():
+            trainer.network.fc.weight.fill_(torch.inf)
+        signal.raise_signal(signal.SIGTERM)
+
+    at_step(monkeypatch, 4, poison_and_stop)
+    with pytest.raises(RunError, match="epoch 1, step 4"):
+        start("run")
+    assert not Path("run/checkpoints").exists()

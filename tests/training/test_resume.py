@@ -1,0 +1,117 @@
+"""A training that was stopped and continued ends bit for bit where an unbroken one ends."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import UPDATES, at_step, checkpoint, interrupt, start
+
+from timestepper.errors import RunError
+from timestepper.training.configuration import (
+    NetworkConfiguration,
+    ScheduleConfiguration,
+    SteppingConfiguration,
+)
+
+SETTINGS = {
+    "lstm": {},
+    "plain": {"stepping": SteppingConfiguration("none")},
+    "average": {"ema_decay": 0.9},
+    "step-schedule": {"schedule": ScheduleConfiguration("step"), "seed": 3},
+    # Drop path draws from torch's generator in every step.
+    "drop-path": {"network": NetworkConfiguration("timm/resnet10t", {"drop_path_rate": 0.5})},
+    "bfloat16": {"precision": "bf16-mixed", "channels_last": True},
+}
+
+
+def assert_identical(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            if key != "images_per_second":
+                assert_identical(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_identical(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def metrics(folder):
+    with (Path(folder) / "metrics.csv").open() as file:
+        return [{**row, "images_per_second": ""} for row in csv.DictReader(file)]
+
+
+def assert_same_end(folder, unbroken):
+    assert_identical(checkpoint(folder), checkpoint(unbroken))
+    assert_identical(checkpoint(folder, "best"), checkpoint(unbroken, "best"))
+    assert metrics(folder) == metrics(unbroken)
+    name = "folded.safetensors"
+    assert (Path(folder) / name).read_bytes() == (Path(unbroken) / name).read_bytes()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_stopped_in_mid_epoch(settings, monkeypatch):
+    start("unbroken", **settings)
+    interrupt("stopped", monkeypatch, UPDATES + 9, **settings)
+    assert checkpoint("stopped")["batch"] == 9
+    start("stopped", resume=True)
+    assert_same_end("stopped", "unbroken")
+
+
+@pytest.mark.parametrize("number", [1, UPDATES - 1, UPDATES, UPDATES + 1, 2 * UPDATES])
+def test_stopped_around_the_ends_of_epochs(number, monkeypatch):
+    start("unbroken")
+    interrupt("stopped", monkeypatch, number)
+    start("stopped", resume=True)
+    assert_same_end("stopped", "unbroken")
+
+
+def test_stopped_twice(monkeypatch):
+    start("unbroken")
+    interrupt("stopped", monkeypatch, 5)
+    interrupt("stopped", monkeypatch, UPDATES, resume=True)
+    start("stopped", resume=True)
+    assert_same_end("stopped", "unbroken")
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def cut(*_):
+    raise PowerCut
+
+
+@pytest.mark.parametrize("number", [7, UPDATES + 7])
+def test_killed_without_a_chance_to_save(number, monkeypatch):
+    start("unbroken")
+    with monkeypatch.context() as patches:
+        at_step(patches, number, cut)
+        with pytest.raises(PowerCut):
+            start("killed")
+    shown = start("killed", resume=True)
+    assert ("starting at the beginning" in shown) == (number < UPDATES)
+    assert_same_end("killed", "unbroken")
+
+
+def test_a_finished_training_is_left_as_it_is():
+    start("run")
+    before = checkpoint("run")
+    shown = start("run", resume=True)
+    assert "epoch " not in shown
+    assert "test accuracy" in shown
+    assert_identical(checkpoint("run"), before)
+
+
+def test_another_ema_setting_is_refused(monkeypatch):
+    interrupt("run", monkeypatch, 3)
+    path = Path("run/configuration.yaml")
+    path.write_text(path.read_text().replace("ema_decay: null", "ema_decay: 0.5"))
+    with pytest.raises(RunError, match="another ema_decay"):
+        start("run", resume=True)
