@@ -58,25 +58,24 @@ class LSTMRecurrence(torch.autograd.Function):
         i, f, o, g = activations.unbind(1)
         before = torch.cat([torch.zeros_like(cells[:1]), cells[:-1]])
         tanh = cells.tanh()
-        # What the gates' gradients are of the cell's and of h's, for all blocks at once.
-        of_cell = torch.stack(
-            [i * (1 - i) * g, f * (1 - f) * before, torch.zeros_like(i), i * (1 - g * g)], dim=1
-        ).unbind(0)
-        of_h = (o * (1 - o) * tanh).unbind(0)
-        cell_of_h = (o * (1 - tanh * tanh)).unbind(0)
-        forget = f.unbind(0)
+        # The gradients of the gates i, f, o, g and of the cell before are linear in those of the
+        # cell and of h: five rows of factors for each, for all blocks at once.
+        zero = torch.zeros_like(i)
+        of_cell = torch.stack([i * (1 - i) * g, f * (1 - f) * before, zero, i * (1 - g * g), f], 1)
+        of_h = of_cell * (o * (1 - tanh * tanh))[:, None]
+        of_h[:, 2] = o * (1 - o) * tanh
         grads_h = grad_outputs[0].unbind(0)
         transposed = weight.t()
-        grad_cell = torch.zeros_like(cells[0])
+        grad_cell = zero[0]
         grads: list[Tensor] = []
-        for d in range(len(grads_h) - 1, -1, -1):
-            grad_h = (
-                torch.addmv(grads_h[d], transposed, grads[-1].view(-1)) if grads else grads_h[d]
-            )
-            grad_cell = torch.addcmul(grad_cell, grad_h, cell_of_h[d])
-            grad_gates = of_cell[d] * grad_cell
-            grad_gates[2] = of_h[d] * grad_h
-            grads.append(grad_gates)
-            grad_cell = grad_cell * forget[d]
-        from_inputs = torch.stack(grads[::-1]).flatten(1)
+        for d, (cell_factors, h_factors) in enumerate(
+            zip(of_cell.unbind(0)[::-1], of_h.unbind(0)[::-1], strict=True), start=1
+        ):
+            grad_h = grads_h[-d]
+            if grads:
+                grad_h = torch.addmv(grad_h, transposed, grads[-1])
+            grad = torch.addcmul(cell_factors * grad_cell, h_factors, grad_h)
+            grads.append(grad[:4].view(-1))
+            grad_cell = grad[4]
+        from_inputs = torch.stack(grads[::-1])
         return from_inputs, from_inputs[1:].t() @ hs[:-1]
