@@ -148,8 +148,8 @@ def test_cifar_that_is_not_the_official_one_is_not_unpickled(tmp_path, monkeypat
         ("fashion-mnist", "dataset-fashion-mnist"),
         ("cifar10", "cifar-10-python.tar.gz"),
         ("cifar100", "cifar-100-python.tar.gz"),
-        ("imagenet", "--data-dir"),
-        ("imagefolder", "--data-dir"),
+        ("imagenet", "--data.data_dir"),
+        ("imagefolder", "--data.data_dir"),
     ],
 )
 def test_missing(tmp_path, name, remedy):
@@ -162,7 +162,7 @@ def test_missing(tmp_path, name, remedy):
 
 
 def test_image_folder_must_be_named():
-    with pytest.raises(DataError, match="neither --data-dir nor TIMESTEPPER_DATA"):
+    with pytest.raises(DataError, match=r"neither --data.data_dir nor TIMESTEPPER_DATA"):
         load("imagefolder")
 
 
@@ -171,7 +171,7 @@ def test_download_that_fails(tmp_path, monkeypatch):
         raise URLError("no route")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10.download", fail)
-    with pytest.raises(DataError, match=r"could not be downloaded to .*no route.*--data-dir$"):
+    with pytest.raises(DataError, match=r"could not be downloaded to .*no route.*--data.data_dir$"):
         load("cifar10", data_dir=tmp_path, download=True)
 
 

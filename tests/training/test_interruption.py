@@ -38,7 +38,7 @@ def test_second_signal_takes_effect_at_once(monkeypatch):
 
 @pytest.mark.parametrize(("which", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_command_leaves_with_the_status_of_the_signal(which, status):
-    settings = ("--network.name", "cifar_resnet8", "--epochs", "1000", "--run", "run")
+    settings = ("--network.name", "cifar_resnet8", "--epochs", "1000", "--folder", "run")
     command = [Path(sys.executable).with_name("timestepper"), "train", *settings]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from timestepper import __version__
 from timestepper.errors import TimestepperError, did_you_mean
@@ -25,6 +25,10 @@ COMMANDS = {
 only the module of the command that was asked for is imported."""
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the examples' lines as they are; all commands take it over."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -39,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="timestepper",
         description="Adaptive time stepping for residual networks.",
         version=__version__,
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -48,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         own = ArgumentParser(
             description=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
             exit_on_error=False,
             allow_abbrev=False,
         )

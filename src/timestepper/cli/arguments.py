@@ -49,6 +49,6 @@ def output_path(parsed: Namespace, default: Path) -> Path:
     path = Path(parsed.output) if parsed.output is not None else default
     if path.exists() and not parsed.force:
         raise RunError(f"{path} exists already; name another with --output, or add --force")
-    if not path.parent.is_dir():
+    if parsed.output is not None and not path.parent.is_dir():
         raise RunError(f"{path} can't be written: there is no folder {path.parent}")
     return path

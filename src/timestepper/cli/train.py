@@ -16,7 +16,7 @@ from timestepper.training.run import Run
 EXAMPLES = (
     "timestepper train",
     "timestepper train --recipe cifar10 --network.name cifar_resnet110 --data.data_dir DIR",
-    "timestepper train --recipe cifar10 --stepping.controller none --run runs/plain",
+    "timestepper train --recipe cifar10 --stepping.controller none --folder runs/plain",
     "timestepper train --network.name timm/resnet50 --data.name imagefolder --data.data_dir DIR",
     "timestepper train --resume runs/digits-cifar_resnet20-lstm-0",
     "torchrun --nproc_per_node 8 --no-python timestepper train --recipe imagenet",
@@ -26,7 +26,7 @@ EXAMPLES = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        "--run",
+        "--folder",
         type=str | None,
         metavar="FOLDER",
         help="new folder for the run; by default runs/DATA-NETWORK-CONTROLLER-SEED",
@@ -44,7 +44,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Train."""
     configuration = to_configuration(parser, parsed)
     if parsed.resume is not None:
-        if configuration != Configuration() or parsed.run is not None:
+        if configuration != Configuration() or parsed.folder is not None:
             raise ConfigurationError(
                 "--resume continues a run with its own configuration; leave the other settings "
                 f"out, or change {parsed.resume}/configuration.yaml"
@@ -52,7 +52,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         target = Run(Path(parsed.resume))
         configuration = target.read_configuration()
     else:
-        target = Run(Path(parsed.run or default_folder(configuration)))
+        target = Run(Path(parsed.folder or default_folder(configuration)))
     train(target, configuration, resume=parsed.resume is not None, console=Console())
     return 0
 

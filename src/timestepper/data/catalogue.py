@@ -123,7 +123,7 @@ def load(
         searched,
         source.places,
         lambda place: (place / "train").is_dir(),
-        "pass --data-dir with the folder that holds train/ and "
+        "pass --data.data_dir with the folder that holds train/ and "
         + " or ".join(f"{test}/" for test in source.test_names),
     )
     return load_folder(

@@ -58,7 +58,10 @@ def locate(
         for place in places:
             if holds(root / place):
                 return root / place
-    where = ", ".join(map(str, searched)) or f"no folder (neither --data-dir nor {VARIABLE} is set)"
+    where = (
+        ", ".join(map(str, searched))
+        or f"no folder (neither --data.data_dir nor {VARIABLE} is set)"
+    )
     raise DataError(f"data set '{name}' was not found in {where}; {remedy}")
 
 

@@ -72,8 +72,8 @@ def read_fashion_mnist(data_dir: Path | None, download: bool) -> Arrays:
         download,
         places=("", "fashion-mnist", "FashionMNIST/raw"),
         holds=lambda folder: all(_idx_file(folder, stem).is_file() for stem in stems),
-        remedy="install the Debian package dataset-fashion-mnist, or pass --download, "
-        "or --data-dir with the folder that holds train-images-idx3-ubyte.gz",
+        remedy="install the Debian package dataset-fashion-mnist, or pass --data.download true, "
+        "or --data.data_dir with the folder that holds train-images-idx3-ubyte.gz",
     )
     train = _read_idx_pair(folder, "train")
     test = _read_idx_pair(folder, "t10k")
@@ -116,8 +116,8 @@ def _read_cifar(name: str, reader: Any, data_dir: Path | None, download: bool) -
         download,
         places=("", name),
         holds=lambda folder: (folder / reader.base_folder).is_dir(),
-        remedy=f"pass --download, or --data-dir with the folder that holds {reader.base_folder}/ "
-        f"(unpacked from {reader.filename})",
+        remedy="pass --data.download true, or --data.data_dir with the folder that holds "
+        f"{reader.base_folder}/ (unpacked from {reader.filename})",
     )
     try:
         train, test = reader(root, train=True), reader(root, train=False)
@@ -148,7 +148,7 @@ def _find_or_download(
         reason = str(error).splitlines()[0]
         raise DataError(
             f"data set '{name}' could not be downloaded to {target} ({reason}); fetch it by other "
-            "means and pass --data-dir"
+            "means and pass --data.data_dir"
         ) from error
     return locate(name, [target], **search)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ def train(run: Run, configuration: Configuration, *, resume: bool, console: Cons
     if not resume:
         if fabric.is_global_zero:
             run.create(configuration)
+        fabric.barrier()
     elif run.checkpoints.exist():
         state, warning = run.checkpoints.load()
         if warning:
@@ -143,8 +144,12 @@ class Trainer:
             done=self.updates,
             epochs=self.configuration.epochs,
         )
-        events = Events(self.run.events, self.history)
-        with Signals() as signals, progress, closing(events):
+        with ExitStack() as stack:
+            signals = stack.enter_context(Signals())
+            stack.enter_context(progress)
+            events = None
+            if self.fabric.is_global_zero:
+                events = stack.enter_context(closing(Events(self.run.events, self.history)))
             while self.epoch < self.configuration.epochs:
                 start = time.perf_counter()
                 images_seen = self._train_epoch(signals, progress)
@@ -224,9 +229,13 @@ class Trainer:
             "schedule.warmup_epochs"
         )
 
-    def _end_epoch(self, images_per_second: float, events: Events) -> None:
+    def _end_epoch(self, images_per_second: float, events: Events | None) -> None:
         """Evaluate, write everything down, go on to the next epoch."""
         trained = self.meter.compute()
+        if self.fabric.world_size > 1:
+            # Each process has seen other images: all evaluate with the statistics that are saved.
+            for buffer in self.trained.buffers():
+                torch.distributed.broadcast(buffer, 0)
         tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH)
         if not math.isfinite(tested.loss):
             self._stop(f"the test loss is {tested.loss}")
@@ -236,7 +245,7 @@ class Trainer:
         self.batch = 0
         self.meter = Meter(self.images.num_classes, self.fabric)
         self._save(best=best)
-        if self.fabric.is_global_zero:
+        if events is not None:  # the first process
             self.run.write_metrics(self.history)
             events.write(self.history[-1])
 

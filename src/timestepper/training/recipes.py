@@ -122,6 +122,8 @@ def explain(error: Exception, parser: ArgumentParser) -> str:
         return f"not valid YAML: {found[1]}{found[2]}"
     if isinstance(error, UnicodeDecodeError):
         return "not a text file"
+    if found := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
+        return f"{found[1].upper()} is missing; see --help"
     if found := re.search(r"Group '([\w.]+)' does not accept option '([^']+)'", message):
         return _unknown(f"{found[1]}.{found[2]}", settings)
     if found := re.search(r"[Oo]ption '([^']+)'(?: is not accepted|$)", message):

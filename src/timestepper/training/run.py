@@ -54,12 +54,12 @@ class Run:
         if self.configuration.exists():
             raise RunError(
                 f"run folder {self.folder} exists already; continue it with "
-                f"--resume {self.folder}, or give this training another one with --run"
+                f"--resume {self.folder}, or give this training another one with --folder"
             )
         if self.folder.exists():
             raise RunError(
                 f"{self.folder} exists already and is not a run; give this training another "
-                "folder with --run"
+                "one with --folder"
             )
 
     def read_configuration(self) -> Configuration:

@@ -1,0 +1,171 @@
+"""A user's mistakes: one line that names the thing and the remedy, status 2, nothing lost."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from timestepper.cli import main
+from timestepper.data.cache import default_folder
+
+TINY = ["--network.name", "cifar_resnet8", "--epochs", "1", "--accelerator", "cpu"]
+
+
+def contents(folder=Path()):
+    """Every file and folder below the current one, but the cache."""
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+        if default_folder() not in (path.absolute(), *path.absolute().parents)
+        and path.absolute() not in default_folder().parents
+    }
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Run a command that must fail without changing a file; return what it says."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        before = contents()
+        assert main(arguments) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith("timestepper: error: ")
+        assert shown.err.count("\n") == 1
+        assert contents() == before
+        return shown.err.removeprefix("timestepper: error: ").rstrip("\n")
+
+    return run
+
+
+SETTINGS = {
+    ("--optimzer.lr", "0.1"): "there is no setting 'optimzer.lr'; did you mean 'optimizer.lr'",
+    ("--epoch", "3"): "there is no setting 'epoch'; did you mean 'epochs'",
+    ("--epochs", "many"): "epochs is 'many'; it must be a whole number",
+    ("--epochs", "1.5"): "epochs is '1.5'; it must be a whole number",
+    ("--epochs", "0"): "epochs is 0; it must be at least 1",
+    ("--optimizer.lr", "fast"): "optimizer.lr is 'fast'; it must be a number",
+    ("--optimizer.lr", "-1"): "optimizer.lr is -1.0; it must be greater than 0 and finite",
+    ("--schedule.name", "linear"): "schedule.name is 'linear'; it must be one of 'step', 'cosine'",
+    ("--schedule.milestones", "[0.9, 0.1]"): "schedule.milestones is [0.9, 0.1]; it must be",
+    ("--compile", "perhaps"): "compile is 'perhaps'; it must be true or false",
+    ("--network.name", "torchvision/resnet5"): "did you mean 'torchvision/resnet50'",
+    ("--network.name", "timm/resnet5O"): "did you mean 'timm/resnet50'",
+    ("--network.name", "cifar_resnet21"): (
+        "depth 21 is not 6n + 2 with n >= 1; the nearest is 20 or 26"
+    ),
+    ("--network.name", "timm/mobilenetv1_100"): "no residual branch was found in EfficientNet",
+    ("--network.options.width", "3"): "network 'cifar_resnet20' has no option 'width'; leave it",
+    ("--network.options.num_classes", "11"): (
+        "network.options.num_classes is 11, but 'digits' has 10; leave it out"
+    ),
+    ("--data.name", "cifra10"): "no data set is called 'cifra10'; did you mean 'cifar10'",
+    ("--data.name", "cifar10"): "data set 'cifar10' was not found in data, ",
+    ("--data.name", "imagefolder"): "data set 'imagefolder' was not found in no folder",
+    ("--data.workers", "-1"): "workers is -1; it must be 0 or more",
+    ("--stepping.controller", "lsmt"): "unknown controller 'lsmt'; did you mean 'lstm'",
+    ("--stepping.reduction", "0"): "stepping.reduction is 0; it must be at least 1",
+    ("--recipe", "cifar11"): "recipe 'cifar11' is neither a file nor a recipe's name; did you mean",
+    ("--resume", "nowhere"): "there is no run folder nowhere",
+    ("--accelerator", "cuda"): "accelerator 'cuda' can't be used: ",
+    ("mine",): "there is no argument 'mine' here; settings are written as --name value",
+    ("--epochs",): "epochs: expected one argument",
+}
+
+
+@pytest.mark.parametrize("arguments", SETTINGS, ids=" ".join)
+def test_settings(arguments, refuse):
+    if arguments == ("--accelerator", "cuda"):
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+    assert SETTINGS[arguments] in refuse("train", *arguments)
+
+
+RECIPES = {
+    "epoch: 3": "there is no setting 'epoch'; did you mean 'epochs'",
+    "network: {nam: x}": "there is no setting 'network.nam'; did you mean 'network.name'",
+    "batch_size: [1]": "recipe.yaml: batch_size is '[1]'; it must be a whole number",
+    "data: digits": "recipe.yaml: data is 'digits'; it must be a group of settings such as",
+    "ema_decay: 2": "ema_decay is 2.0; it must be between 0 and 1",
+    "just words": "recipe.yaml: not a list of settings such as 'epochs: 30'",
+    "a: b: c": "recipe.yaml: not valid YAML: mapping values are not allowed",
+}
+
+
+@pytest.mark.parametrize("text", RECIPES)
+def test_recipes(text, refuse):
+    Path("recipe.yaml").write_text(text)
+    assert RECIPES[text] in refuse("train", "--recipe", "recipe.yaml")
+
+
+def test_commands(refuse):
+    assert refuse("trian") == "there is no command 'trian'; did you mean 'train'?"
+    assert (
+        refuse("xyzzy")
+        == "there is no command 'xyzzy'; there are train, evaluate, fold, steps, demo"
+    )
+    assert refuse("evaluate") == "RUN is missing; see --help"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fold", "steps"])
+def test_what_is_not_a_run(command, refuse):
+    assert refuse(command, "nowhere") == "there is no run folder nowhere"
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    assert refuse(command, "mine") == (
+        "mine is not a run: it has no configuration.yaml; name a folder that `timestepper train` "
+        "has made"
+    )
+    Path("mine/configuration.yaml").write_text("epochs: 1\n")
+    assert "there is no last checkpoint yet" in refuse(command, "mine")
+    Path("mine/configuration.yaml").write_text("epoch: 1\n")
+    assert "there is no setting 'epoch'" in refuse(command, "mine")
+
+
+def test_existing_run_and_what_to_do_with_it(refuse):
+    assert main(["train", *TINY, "--folder", "run"]) == 0
+    assert refuse("train", *TINY, "--folder", "run") == (
+        "run folder run exists already; continue it with --resume run, or give this training "
+        "another one with --folder"
+    )
+    assert "leave the other settings out" in refuse("train", "--resume", "run", "--epochs", "3")
+    assert "leave the other settings out" in refuse("train", "--resume", "run", "--folder", "other")
+    assert "there is no folder nowhere" in refuse("fold", "run", "--output", "nowhere/x")
+    assert ".png, .svg or .pdf" in refuse("steps", "run", "--output", "x.jpeg2")
+    assert "batch_size is 0; it must be at least 1" in refuse("evaluate", "run", "--batch_size=0")
+    assert "checkpoint is 'first'; it must be one of 'last', 'best'" in refuse(
+        "evaluate", "run", "--checkpoint", "first"
+    )
+    assert "is not a file of safetensors" in refuse(
+        "evaluate", "run", "--weights", "run/metrics.csv"
+    )
+    path = Path("run/configuration.yaml")
+    path.write_text(path.read_text().replace("cifar_resnet8", "cifar_resnet14"))
+    for command in (["evaluate", "run"], ["train", "--resume", "run"]):
+        assert "the weights belong to another network" in refuse(*command)
+    for checkpoint in Path("run/checkpoints").iterdir():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    for command in (["evaluate", "run"], ["train", "--resume", "run"]):
+        assert "there is no other one; start the training anew" in refuse(*command)
+
+
+def test_run_folder_that_cannot_be_made(refuse):
+    Path("file").write_text("a file")
+    assert "file" in refuse("train", *TINY, "--folder", "file/run")
+    assert "file exists already and is not a run" in refuse("train", *TINY, "--folder", "file")
+
+
+def test_folders_of_images(make_folder, refuse):
+    def train(folder):
+        return refuse("train", *TINY, "--data.name", "imagefolder", "--data.data_dir", str(folder))
+
+    Path("empty").mkdir()
+    assert "empty" in train("empty")
+    broken = make_folder("broken", sizes=((32, 32),))
+    (broken / "train" / "cat" / "0.png").write_bytes(b"no picture")
+    assert "cat/0.png cannot be read" in train(broken)
+    for image in (broken / "train" / "cat").iterdir():
+        image.unlink()
+    assert "has no images; add or remove it" in train(broken)
