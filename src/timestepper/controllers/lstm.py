@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from timestepper.controllers.base import Controller
-from timestepper.controllers.recurrence import LSTMRecurrence
+from timestepper.controllers.recurrence import LSTMSteps
 
 
 class LSTMController(Controller):
@@ -48,10 +48,10 @@ class LSTMController(Controller):
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
         if self.standardise:
             averaged = nn.functional.layer_norm(averaged, averaged.shape[1:])
-        inputs = self.project_in(averaged).relu()
-        weight_x, weight_h = self.gates.weight.split(self.hidden, dim=1)
-        # Everything that does not wait for the block before is one matrix product for all blocks.
-        from_inputs = nn.functional.linear(inputs, weight_x, self.gates.bias)
-        outputs: Tensor = LSTMRecurrence.apply(from_inputs, weight_h)
-        steps: Tensor = self.project_out(outputs).sigmoid()
+        steps: Tensor = LSTMSteps.apply(
+            averaged,
+            *(self.project_in.weight, self.project_in.bias),
+            *(self.gates.weight, self.gates.bias),
+            *(self.project_out.weight, self.project_out.bias),
+        )
         return steps

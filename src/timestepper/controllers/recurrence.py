@@ -1,8 +1,8 @@
-"""The LSTM's recurrence along depth, with a backward pass written by hand.
+"""The LSTM controller as one operation, with a backward pass written by hand.
 
 Hidden sizes are small and depth may be hundreds of blocks, so that the cost is one of many tiny
-operations. Here each block costs a handful of them, and nothing that could be done for all blocks
-at once is done inside the loop.
+operations. Here each block costs a handful of them, nothing that could be done for all blocks at
+once is done inside the loop, and autograd sees a single node.
 """
 
 from __future__ import annotations
@@ -14,59 +14,93 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
-class LSTMRecurrence(torch.autograd.Function):
-    """Run Eq. 11 over the blocks of a stage from ``h = c = 0``.
+class LSTMSteps(torch.autograd.Function):
+    """Step sizes from averaged weights, Eq. 10 to 12, from ``h = c = 0``.
 
     Gates are laid out in the order i, f, o, g, so that the three sigmoids are one operation.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, from_inputs: Tensor, weight: Tensor) -> Tensor:
-        """Compute h of every block.
+    def forward(
+        ctx: FunctionCtx,
+        averaged: Tensor,
+        weight_in: Tensor,
+        bias_in: Tensor,
+        weight_gates: Tensor,
+        bias_gates: Tensor,
+        weight_out: Tensor,
+        bias_out: Tensor,
+    ) -> Tensor:
+        """Compute Δt of every block.
 
         Args:
             ctx: keeps what backward needs.
-            from_inputs: the part of the gates that comes from x_d and the biases,
-                ``(depth, 4 * hidden)``.
-            weight: the gates' weights of h_{d-1}, ``(4 * hidden, hidden)``.
+            averaged: w̄, ``(depth, features)``.
+            weight_in: W_in, ``(hidden, features)``.
+            bias_in: b_in, ``(hidden,)``.
+            weight_gates: the gates' weights of x_d and h_{d-1}, ``(4 * hidden, 2 * hidden)``.
+            bias_gates: the gates' biases, ``(4 * hidden,)``.
+            weight_out: W_out, ``(channels, hidden)``.
+            bias_out: b_out, ``(channels,)``.
 
         Returns:
-            h, ``(depth, hidden)``.
+            Δt, ``(depth, channels)``.
         """
-        hidden = weight.shape[1]
+        hidden = len(bias_in)
+        x = torch.addmm(bias_in, averaged, weight_in.t()).relu_()
+        # Everything that does not wait for the block before is one matrix product for all blocks.
+        from_inputs = torch.addmm(bias_gates, x, weight_gates[:, :hidden].t())
+        of_before = weight_gates[:, hidden:]
         hs: list[Tensor] = []
         cells: list[Tensor] = []
         gates: list[Tensor] = []
         for z in from_inputs.unbind(0):
-            z = torch.addmv(z, weight, hs[-1]) if hs else z
+            z = torch.addmv(z, of_before, hs[-1]) if hs else z
             sigmoids, g = z[: 3 * hidden].sigmoid(), z[3 * hidden :].tanh()
             i, f, o = sigmoids.split(hidden)
             cell = torch.addcmul(i * g, f, cells[-1]) if cells else i * g
             cells.append(cell)
             hs.append(o * cell.tanh())
             gates += (sigmoids, g)
-        result = torch.stack(hs)
+        h = torch.stack(hs)
         activations = torch.cat(gates).view(len(hs), 4, hidden)
-        ctx.save_for_backward(weight, result, torch.stack(cells), activations)
-        return result
+        steps = torch.addmm(bias_out, h, weight_out.t()).sigmoid_()
+        ctx.save_for_backward(
+            averaged,
+            weight_in,
+            weight_gates,
+            weight_out,
+            x,
+            activations,
+            torch.stack(cells),
+            h,
+            steps,
+        )
+        return steps
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Go back through the blocks, from the last to the first."""
-        weight, hs, cells, activations = ctx.saved_tensors  # type: ignore[attr-defined]
+        averaged, weight_in, weight_gates, weight_out, x, activations, cells, h, steps = (
+            ctx.saved_tensors  # type: ignore[attr-defined]
+        )
+        hidden = h.shape[1]
+        grad_out = grad_outputs[0] * (steps * (1 - steps))
         i, f, o, g = activations.unbind(1)
-        before = torch.cat([torch.zeros_like(cells[:1]), cells[:-1]])
+        zeros = torch.zeros_like(h[:1])
+        before = torch.cat([zeros, cells[:-1]])
         tanh = cells.tanh()
         # The gradients of the gates i, f, o, g and of the cell before are linear in those of the
         # cell and of h: five rows of factors for each, for all blocks at once.
-        zero = torch.zeros_like(i)
-        of_cell = torch.stack([i * (1 - i) * g, f * (1 - f) * before, zero, i * (1 - g * g), f], 1)
+        of_cell = torch.stack(
+            [i * (1 - i) * g, f * (1 - f) * before, torch.zeros_like(i), i * (1 - g * g), f], 1
+        )
         of_h = of_cell * (o * (1 - tanh * tanh))[:, None]
         of_h[:, 2] = o * (1 - o) * tanh
-        grads_h = grad_outputs[0].unbind(0)
-        transposed = weight.t()
-        grad_cell = zero[0]
+        grads_h = (grad_out @ weight_out).unbind(0)
+        transposed = weight_gates[:, hidden:].t()
+        grad_cell = zeros[0]
         grads: list[Tensor] = []
         for d, (cell_factors, h_factors) in enumerate(
             zip(of_cell.unbind(0)[::-1], of_h.unbind(0)[::-1], strict=True), start=1
@@ -77,5 +111,15 @@ class LSTMRecurrence(torch.autograd.Function):
             grad = torch.addcmul(cell_factors * grad_cell, h_factors, grad_h)
             grads.append(grad[:4].view(-1))
             grad_cell = grad[4]
-        from_inputs = torch.stack(grads[::-1])
-        return from_inputs, from_inputs[1:].t() @ hs[:-1]
+        grad_gates = torch.stack(grads[::-1])
+        gates_read = torch.cat([x, torch.cat([zeros, h[:-1]])], dim=1)
+        grad_in = (grad_gates @ weight_gates[:, :hidden]) * (x > 0)
+        return (
+            grad_in @ weight_in,
+            grad_in.t() @ averaged,
+            grad_in.sum(0),
+            grad_gates.t() @ gates_read,
+            grad_gates.sum(0),
+            grad_out.t() @ h,
+            grad_out.sum(0),
+        )

@@ -92,7 +92,7 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
     axes.set_xticks(
         range(0, len(names), every), names[::every], rotation=90 if len(names) > 8 else 0
     )
-    axes.legend(ncols=min(4, len(by_stage)))
+    upper.legend(loc="outside upper center", ncols=min(4, len(by_stage)), frameon=False)
 
     lowest = min(row.min().item() for row in steps)
     highest = max(row.max().item() for row in steps)
