@@ -35,7 +35,7 @@ CASES = {
     "resnet50": ("torchvision/resnet50", (8, 3, 224, 224)),
 }
 
-# Where in memory a network happens to lie makes some 3 % of a step: each is built that often.
+# Two copies of one network differ by a percent or so in speed: each is built that often.
 BUILDS = 4
 
 
@@ -134,8 +134,7 @@ def measure(case: str, rounds: int, device: torch.device, bfloat16: bool) -> dic
             for _ in range(2):
                 step()
         for _ in range(-(-rounds // BUILDS)):
-            # In a fixed or alternating order some network would more often run behind itself, and
-            # find its weights still in the processor's cache.
+            # In a fixed or alternating order some network would more often run right behind itself.
             for side in orders.sample(list(steps), len(steps)):
                 start = time.perf_counter()
                 steps[side]()

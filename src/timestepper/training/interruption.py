@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from lightning_fabric import Fabric
@@ -32,12 +32,7 @@ class Signals:
         self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
