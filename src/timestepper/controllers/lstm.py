@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from timestepper.controllers.base import Controller
-from timestepper.controllers.recurrence import LSTMSteps
+from timestepper.controllers.lstm_steps import LSTMSteps
 
 
 class LSTMController(Controller):
