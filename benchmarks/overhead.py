@@ -192,8 +192,9 @@ def main() -> None:
         table.add_row(*row.values())
     Console().print(table)
     if arguments.output:
+        made_by = provenance(arguments.device)  # Before the output file changes the tree.
         with arguments.output.open("w", newline="") as file:
-            file.writelines(f"# {line}\n" for line in provenance(arguments.device))
+            file.writelines(f"# {line}\n" for line in made_by)
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
