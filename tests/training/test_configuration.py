@@ -124,6 +124,7 @@ FILES = {
     "precision: fp8": "precision is 'fp8'; it must be one of '32-true', 'bf16-mixed'",
     "network: cifar_resnet20": (
         "network is 'cifar_resnet20'; it must be a group of settings such as {name: ...}"
+        "; did you mean 'network.name'?"
     ),
     "optimiser: {lr: 0.1}": "there is no setting 'optimiser.lr'; did you mean 'optimizer.lr'",
     "optimizer: {learning_rate: 0.1}": "there is no setting 'optimizer.learning_rate'",

@@ -133,7 +133,10 @@ def explain(error: Exception, parser: ArgumentParser) -> str:
             return f"there is no argument {found[1]!r} here; settings are written as --name value"
         return _unknown(found[1].lstrip("-"), settings)
     if found := re.search(r'Parser key "([\w.]+)": Unable to load config \'?(.+?)\'? - ', message):
-        return f"{found[1]} is {found[2]!r}; it must be a group of settings such as {{name: ...}}"
+        return (
+            f"{found[1]} is {found[2]!r}; it must be a group of settings such as {{name: ...}}"
+            f"{did_you_mean(f'{found[1]}.name', settings, count=1)}"
+        )
     if found := re.search(r'Parser key "([\w.]+)": (.*) value: (.*)', message):
         kinds = re.findall(r"Expected an? (<class '\w+'>|typing\.Literal\[[^]]*\])", found[2])
         demand = " or ".join(_describe(kind) for kind in kinds)
