@@ -83,7 +83,7 @@ def make_literal(network: nn.Module) -> nn.Module:
     states: dict[str, tuple[Tensor, Tensor] | None] = {}
     for branch in branches:
         reads = [network.get_submodule(name) for name in branch.weights]
-        end = network.get_submodule(branch.scaled)
+        end = network.get_submodule(branch.scaled[0])
         if branch.stage not in network.literal:
             features = sum(read.weight[:, 0].numel() for read in reads)
             channels = end.weight.shape[0]

@@ -35,7 +35,7 @@ def test_resnets_of_every_depth(library, depth):
     read, end = (("conv1", "conv2"), "bn2") if depth < 50 else (("conv1", "conv3"), "bn3")
     for branch in branches:
         assert branch.weights == tuple(f"{branch.name}.{conv}" for conv in read)
-        assert branch.scaled == f"{branch.name}.{end}"
+        assert branch.scaled == (f"{branch.name}.{end}",)
 
 
 RESNEXTS = [name for name in timm.list_models("resnext*") if "101" in name or "50" in name]
@@ -47,7 +47,7 @@ def test_timm_resnexts(name):
     branches = timestepper.find_branches(network, torch.zeros(1, 3, 64, 64))
     depths = [len(network.get_submodule(f"layer{stage}")) for stage in (1, 2, 3, 4)]
     assert [branch.name for branch in branches] == named(depths)
-    assert {branch.scaled.rpartition(".")[2] for branch in branches} == {"bn3"}
+    assert {branch.scaled[0].rpartition(".")[2] for branch in branches} == {"bn3"}
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from timestepper.errors import AttachedError, NoBranchError, StateError
 from timestepper.stepping.branches import (
     READABLE,
     Branch,
-    channels_of,
     get_module,
     is_bottleneck,
     weight_of,
 )
+from timestepper.stepping.factors import factors_of
 from timestepper.stepping.find import ExampleInput, find_branches
 from timestepper.stepping.stages import (
     HOOKS,
@@ -83,9 +83,12 @@ def attach(
     network.register_forward_pre_hook(StartPass())
     network.register_forward_hook(EndPass(), always_call=True)
     for stage in stepping.stages:
-        for index, module in enumerate(stage.scaled):
-            module.register_forward_pre_hook(EnterBranchEnd(stepping, stage, index))
-            module.register_forward_hook(LeaveBranchEnd(), always_call=True)
+        for index, factors in enumerate(stage.factors):
+            for inside in dict.fromkeys(factor.inside for factor in factors):
+                enter = EnterBranchEnd(stepping, stage, index, inside)
+                module = network.get_submodule(inside)
+                module.register_forward_pre_hook(enter)
+                module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
     if preserve:
         _divide_by_step_sizes(stepping)
     return network
@@ -106,7 +109,7 @@ def _make_controller(
                     "reads the weights of convolutions and linear layers"
                 )
         features = sum(weight_of(module)[:, 0].numel() for module in reads)
-        channels = channels_of(get_module(network, branch.scaled), branch.scaled)
+        channels = factors_of(network, branch)[0].channels
         shapes.add((features, channels, len(reads)))
     if len(shapes) > 1:
         raise NoBranchError(
@@ -117,16 +120,16 @@ def _make_controller(
     if reduction is None:
         reduction = 8 if is_bottleneck(reads) else 4
     controller = factory(len(branches), features, channels, max(1, channels // reduction))
-    reference = weight_of(get_module(network, branches[0].scaled))
+    reference = factors_of(network, branches[0])[0].parameter
     return controller.to(device=reference.device, dtype=reference.dtype)
 
 
 @torch.no_grad()
 def _divide_by_step_sizes(stepping: TimeStepping) -> None:
     for stage in stepping.stages:
-        for module, steps in zip(stage.scaled, stage.step_sizes(), strict=True):
-            for parameter in module.parameters(recurse=False):
-                parameter.div_(steps.view((-1,) + (1,) * (parameter.ndim - 1)))
+        for factors, steps in zip(stage.factors, stage.step_sizes(), strict=True):
+            for factor in factors:
+                factor.parameter.copy_(factor.inverse(steps))
 
 
 def _stepping(network: nn.Module) -> TimeStepping:
@@ -185,9 +188,9 @@ def fold(network: nn.Module) -> nn.Module:
     """
     stepping = _stepping(network)
     for stage in stepping.stages:
-        for module, products in zip(stage.scaled, stage.scaled_parameters(), strict=True):
-            for name, product in products.items():
-                getattr(module, name).copy_(product)
+        for factors, products in zip(stage.factors, stage.compute_products(), strict=True):
+            for factor, product in zip(factors, products, strict=True):
+                factor.parameter.copy_(product)
     del network.time_stepping
     for module in network.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):

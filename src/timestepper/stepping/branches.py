@@ -10,18 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from timestepper.errors import FoldError, NoBranchError
-
-SCALABLE = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.Linear,
-)
-"""Modules linear in ``weight`` and ``bias`` together, output channels in dimension 0 of both."""
+from timestepper.errors import NoBranchError
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules whose weights a controller reads: ``(out, in, *kernel)``."""
@@ -36,13 +25,27 @@ class Branch:
             makes several, the branch's own submodule, such as ``"blocks.0.attn"``.
         stage: the run of like branches that share a controller, such as ``"layer1"``.
         weights: names of the modules whose weights the controller reads, in order of execution.
-        scaled: name of the module that ends the branch, whose weight and bias take the step size.
+        scaled: what ends the branch and takes the step sizes: names of modules, whose weight and
+            bias are meant, or of parameters with one value for each channel (LayerScale). Several
+            where the branch ends in a sum; one name may be given as a string.
+        divided: names of the modules that read the scaled result for a gate and have to see what
+            they saw before: their input columns are divided by the step sizes.
+        inside: for each of ``scaled`` and ``divided`` the module whose forward uses its
+            parameters; empty where that is the parameters' owner itself.
     """
 
     name: str
     stage: str
     weights: tuple[str, ...]
-    scaled: str
+    scaled: tuple[str, ...]
+    divided: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take one name for a tuple of one."""
+        scaled: object = self.scaled
+        if isinstance(scaled, str):
+            object.__setattr__(self, "scaled", (scaled,))
 
 
 def get_module(network: nn.Module, name: str) -> nn.Module:
@@ -58,34 +61,15 @@ def get_module(network: nn.Module, name: str) -> nn.Module:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """Return a module's weight, ``(out, in, *kernel)`` or ``(channels,)``."""
-    weight = module.weight
+    """Return a module's weight, ``(out, in, *kernel)`` or ``(channels,)``.
+
+    The registered one: a product may cover it while a branch runs.
+    """
+    weight = module._parameters.get("weight")
+    if weight is None:
+        weight = module.weight  # type: ignore[assignment]
     assert isinstance(weight, Tensor)
     return weight
-
-
-def channels_of(scaled: nn.Module, name: str) -> int:
-    """Count the channels that a branch's last module puts out.
-
-    Raises:
-        FoldError: the module is no affine operation that step sizes can be multiplied into.
-    """
-    if not isinstance(scaled, SCALABLE):
-        raise FoldError(
-            f"{name} is a {type(scaled).__name__}: step sizes fold only into a norm, convolution "
-            "or linear layer at the end of the branch"
-        )
-    weight = scaled.weight
-    if weight is None:
-        raise FoldError(
-            f"{name} ({type(scaled).__name__}) has no weight to fold step sizes into: "
-            "construct it with affine=True"
-        )
-    if isinstance(scaled, nn.LayerNorm) and weight.ndim != 1:
-        raise FoldError(
-            f"{name} normalises {weight.ndim} dimensions: it has no single channel axis"
-        )
-    return int(weight.shape[0])
 
 
 def is_bottleneck(weights: Sequence[nn.Module]) -> bool:

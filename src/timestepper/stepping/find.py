@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from timestepper.errors import FoldError, NoBranchError
 from timestepper.stepping.branches import (
     READABLE,
-    SCALABLE,
     Branch,
-    channels_of,
     is_pointwise,
     weight_of,
 )
+from timestepper.stepping.factors import SCALABLE, check_scalable
 from timestepper.stepping.watch import Operation, Trace, watch
 
 ExampleInput = Tensor | tuple[Any, ...]
@@ -136,7 +135,7 @@ class _Finding:
         parts = [name.split(".") for name in self.read]
         own = ".".join(_common_prefix(parts)) or next(iter(self.read))
         name = self.site if alone and self.site else own
-        return Branch(name=name, stage="", weights=tuple(self.read), scaled=self._scaled(name))
+        return Branch(name=name, stage="", weights=tuple(self.read), scaled=(self._scaled(name),))
 
     def _scaled(self, name: str) -> str:
         """Walk back from the addition to the affine module that ends the branch."""
@@ -150,7 +149,7 @@ class _Finding:
                 )
             owner = self._affine_owner(operation)
             if owner is not None:
-                channels_of(self.network.get_submodule(owner), owner)
+                check_scalable(self.network.get_submodule(owner), owner)
                 return owner
             if operation.kind not in _PASSING or len(operation.inputs) != 1:
                 raise FoldError(
@@ -179,12 +178,13 @@ def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 def _refuse_sharing(branches: Sequence[Branch]) -> None:
     users: dict[str, str] = {}
     for branch in branches:
-        other = users.setdefault(branch.scaled, branch.name)
-        if other != branch.name or sum(b.scaled == branch.scaled for b in branches) > 1:
-            raise FoldError(
-                f"branches {other} and {branch.name} share {branch.scaled}: one module can't hold "
-                "the step sizes of two branches"
-            )
+        for name in (*branch.scaled, *branch.divided):
+            if name in users:
+                raise FoldError(
+                    f"branches {users[name]} and {branch.name} share {name}: one module can't hold "
+                    "the step sizes of two branches"
+                )
+            users[name] = branch.name
 
 
 def _common_prefix(parts: Sequence[Sequence[str]]) -> list[str]:

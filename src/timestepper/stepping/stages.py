@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from timestepper.controllers import Controller
 from timestepper.errors import AttachedError
 from timestepper.stepping.branches import AverageWeights, Branch, weight_of
+from timestepper.stepping.factors import factors_of
 
 
 class Stage:
@@ -30,21 +31,26 @@ class Stage:
         self.branches = tuple(branches)
         self.controller = controller
         self.read = [network.get_submodule(name) for b in self.branches for name in b.weights]
-        self.scaled = [network.get_submodule(branch.scaled) for branch in self.branches]
-        self.places = [_place(network, branch.scaled) for branch in self.branches]
+        self.factors = [factors_of(network, branch) for branch in self.branches]
+        self.places = [
+            (factor, *_place(network, factor.owner))
+            for factors in self.factors
+            for factor in factors
+            if factor.owner
+        ]
         self.forget()
 
     def forget(self) -> None:
         """Drop what was computed for the last pass."""
-        self.parameters: list[dict[str, Tensor]] | None = None
+        self.products: list[list[Tensor]] | None = None
         self.key: Any = None
-        self.used: set[int] = set()
+        self.used: set[tuple[int, str]] = set()
         self.used_without_grad = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the pass's tensors out: they belong to a graph, which can't be copied."""
         return self.__dict__ | {
-            "parameters": None,
+            "products": None,
             "key": None,
             "used": set(),
             "used_without_grad": False,
@@ -52,7 +58,7 @@ class Stage:
 
     def step_sizes(self) -> Tensor:
         """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
-        reference = weight_of(self.scaled[0])
+        reference = self.factors[0][0].parameter
         with torch.autocast(reference.device.type, enabled=False):
             if isinstance(self.controller, Controller) and not self.controller.reads_weights:
                 averaged = reference.new_empty((len(self.branches), 0))
@@ -62,81 +68,76 @@ class Stage:
             result: Tensor = self.controller(averaged)
         return result
 
-    def scaled_parameters(self) -> list[dict[str, Tensor]]:
-        """Multiply the step sizes into weight and bias of each branch's last module.
+    def compute_products(self) -> list[list[Tensor]]:
+        """Multiply or divide by the step sizes what holds them.
 
         Returns:
-            For each branch the products by parameter name. Vectors (norms, biases) of the whole
-            stage are multiplied in one operation; fold writes down these same products, which is
-            why folding is bit for bit exact.
+            For each branch the products in the order of its factors. Vectors (norms, biases) of
+            the whole stage are multiplied in one operation; fold writes down these same products,
+            which is why folding is bit for bit exact.
         """
         steps = self.step_sizes()
-        result: list[dict[str, Tensor]] = [{} for _ in self.branches]
-        for name in ("weight", "bias"):
-            present = [
-                (index, parameter)
-                for index, module in enumerate(self.scaled)
-                if (parameter := getattr(module, name)) is not None
-            ]
-            if present and present[0][1].ndim == 1:
+        result: list[list[Tensor]] = [[] for _ in self.branches]
+        for place in range(max(map(len, self.factors))):
+            present = [(i, f[place]) for i, f in enumerate(self.factors) if place < len(f)]
+            if all(factor.is_vector and not factor.divided for _, factor in present):
                 rows = steps if len(present) == len(steps) else steps[[i for i, _ in present]]
-                products = (torch.stack([parameter for _, parameter in present]) * rows).unbind(0)
-                for (index, _), product in zip(present, products, strict=True):
-                    result[index][name] = product
+                vectors = torch.stack([factor.parameter.reshape(-1) for _, factor in present])
+                products = (vectors * rows).unbind(0)
+                for (index, factor), product in zip(present, products, strict=True):
+                    result[index].append(product.view(factor.parameter.shape))
             else:
-                for index, parameter in present:
-                    shape = (-1,) + (1,) * (parameter.ndim - 1)
-                    result[index][name] = parameter * steps[index].view(shape)
+                for index, factor in present:
+                    result[index].append(factor.product(steps[index]))
         return result
 
     def prepare(self) -> None:
         """Compute what this pass runs with."""
         self.forget()
-        for branch, module, (parent, child) in zip(
-            self.branches, self.scaled, self.places, strict=True
-        ):
-            if parent._modules.get(child) is not module:
+        for factor, parent, child in self.places:
+            if parent._modules.get(child) is not factor.module:
                 raise AttachedError(
-                    f"{branch.scaled} was replaced after attaching (by a SyncBatchNorm "
+                    f"{factor.owner} was replaced after attaching (by a SyncBatchNorm "
                     "conversion, say): fold first or replace modules before attaching"
                 )
-        self.parameters = self.scaled_parameters()
+        self.products = self.compute_products()
 
     def state_key(self) -> Any:
         """Identify the values that step sizes depend on, and how they are recorded."""
         tensors = [weight_of(module) for module in self.read]
-        for module in (*self.scaled, self.controller):
-            tensors += list(module.parameters(recurse=True))
+        tensors += [factor.parameter for factors in self.factors for factor in factors]
+        tensors += list(self.controller.parameters())
         return torch.is_grad_enabled(), [
             (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
         ]
 
-    def parameters_for(self, index: int, *, whole_pass: bool) -> dict[str, Tensor]:
-        """Give a branch its parameters, computing them anew where a new pass has begun.
+    def products_for(self, index: int, inside: str, *, whole_pass: bool) -> list[Tensor]:
+        """Give a branch its products, computing them anew where a new pass has begun.
 
         Args:
             index: the branch's place in the stage.
+            inside: the module that asks.
             whole_pass: the network's own forward is running and has prepared the stage. Otherwise
                 a part of the network was called, and this has to find out by itself.
         """
         if torch.compiler.is_compiling():
-            if self.parameters is None:
+            if self.products is None:
                 self.prepare()
         elif torch._C._current_graph_task_id() != -1:
             # Activation checkpointing runs the branch again inside backward: it must see the
             # tensors of the pass before. Only where that pass recorded no gradient (the
             # reentrant kind) a graph of its own is needed.
-            if self.parameters is None or self.used_without_grad:
-                return self.scaled_parameters()[index]
+            if self.products is None or self.used_without_grad:
+                return self.compute_products()[index]
         elif not whole_pass:
             key = self.state_key()
-            if self.parameters is None or index in self.used or key != self.key:
+            if self.products is None or (index, inside) in self.used or key != self.key:
                 self.prepare()
                 self.key = key
-        assert self.parameters is not None
-        self.used.add(index)
+        assert self.products is not None
+        self.used.add((index, inside))
         self.used_without_grad |= not torch.is_grad_enabled()
-        return self.parameters[index]
+        return self.products[index]
 
 
 def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -193,31 +194,43 @@ class EndPass:
 
 
 class EnterBranchEnd:
-    """Hook before a branch's last module: let it run with the products instead of its parameters.
+    """Hook before a module that uses a branch's factors: let it run with the products instead.
 
-    An attribute in the module's ``__dict__`` is found before its registered parameter of the same
+    An attribute in the owner's ``__dict__`` is found before its registered parameter of the same
     name, which stays where it is. Hooks are objects, not closures, so that a copy of the network
     gets hooks that refer to the copy.
     """
 
-    def __init__(self, stepping: TimeStepping, stage: Stage, index: int) -> None:
+    def __init__(self, stepping: TimeStepping, stage: Stage, index: int, inside: str) -> None:
         self.stepping = stepping
         self.stage = stage
         self.index = index
+        self.inside = inside
+        self.factors = [
+            (place, factor.module, factor.name)
+            for place, factor in enumerate(stage.factors[index])
+            if factor.inside == inside
+        ]
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        """Cover weight and bias."""
-        products = self.stage.parameters_for(self.index, whole_pass=self.stepping.inside_forward)
-        module.__dict__.update(products)
+        """Cover the parameters."""
+        products = self.stage.products_for(
+            self.index, self.inside, whole_pass=self.stepping.inside_forward
+        )
+        for place, owner, name in self.factors:
+            owner.__dict__[name] = products[place]
 
 
 class LeaveBranchEnd:
-    """Hook after a branch's last module, also where it failed: uncover its own parameters."""
+    """Hook after such a module, also where it failed: uncover the parameters."""
+
+    def __init__(self, enter: EnterBranchEnd) -> None:
+        self.enter = enter
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Remove what :class:`EnterBranchEnd` put there."""
-        module.__dict__.pop("weight", None)
-        module.__dict__.pop("bias", None)
+        for _, owner, name in self.enter.factors:
+            owner.__dict__.pop(name, None)
 
 
 HOOKS = (StartPass, EndPass, EnterBranchEnd, LeaveBranchEnd)
