@@ -197,7 +197,7 @@ def test_sequential_network_still_runs():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()), "ends in relu"),
+        (sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.SiLU()), "ends in silu"),
         (sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)), "1.body.1"),
     ],
 )

@@ -17,33 +17,23 @@ from timestepper.stepping.branches import (
     is_pointwise,
     weight_of,
 )
-from timestepper.stepping.factors import SCALABLE, check_scalable
-from timestepper.stepping.watch import Operation, Trace, watch
+from timestepper.stepping.ends import (
+    ADDITIONS,
+    CONVOLUTIONS,
+    MATRIX_PRODUCTS,
+    MOVING,
+    POOLING,
+    PRODUCTS,
+    QUOTIENTS,
+    EndFinder,
+)
+from timestepper.stepping.watch import Operation, Trace, of_kinds, watch
 
 ExampleInput = Tensor | tuple[Any, ...]
 """One tensor, or the tuple of a forward pass's positional arguments."""
 
-_ADDITIONS = {"aten.add.Tensor", "aten.add_.Tensor"}
-# Operations that move values without changing them: a channel's factor passes through.
-_PASSING = {
-    f"aten.{name}"
-    for name in (
-        "view.default",
-        "_unsafe_view.default",
-        "reshape.default",
-        "permute.default",
-        "transpose.int",
-        "t.default",
-        "squeeze.dim",
-        "unsqueeze.default",
-        "contiguous.default",
-        "clone.default",
-        "alias.default",
-        "detach.default",
-        "_to_copy.default",
-        "roll.default",
-    )
-}
+# What may lie on a shortcut, beside the one layer that projects.
+_ON_SHORTCUTS = MOVING | POOLING | QUOTIENTS | of_kinds("mean.dim cat.default")
 
 
 def find_branches(network: nn.Module, example_input: ExampleInput | None = None) -> list[Branch]:
@@ -66,7 +56,7 @@ def find_branches(network: nn.Module, example_input: ExampleInput | None = None)
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
     """
     trace = watch(network, _inputs(network, example_input))
-    found = [_Finding(trace, network, addition, body) for addition, body in _residuals(trace)]
+    found = [_Finding(trace, addition, body) for addition, body in _residuals(trace)]
     if not found:
         raise NoBranchError(
             f"no residual branch was found in {type(network).__name__}: none of its additions "
@@ -92,7 +82,7 @@ def _inputs(network: nn.Module, example_input: ExampleInput | None) -> tuple[Any
 def _residuals(trace: Trace) -> Iterator[tuple[Operation, Operation]]:
     """Yield each residual addition with the operation that made its branch's result."""
     for addition in trace.operations:
-        if addition.kind not in _ADDITIONS or len(addition.inputs) != 2 or not addition.plain_sum:
+        if addition.kind not in ADDITIONS or len(addition.inputs) != 2 or not addition.plain_sum:
             continue
         first, second = addition.inputs
         common = trace.newest_common(first, second)
@@ -102,20 +92,30 @@ def _residuals(trace: Trace) -> Iterator[tuple[Operation, Operation]]:
             end: len(trace.modules_between(common, end, READABLE)) for end in (first, second)
         }
         shortcut, body = sorted((first, second), key=lambda end: (end != common, weights[end]))
-        # A shortcut does nothing, or projects with one convolution; two long paths of any
-        # lengths are two branches of an ordinary block.
-        if weights[body] > weights[shortcut] and weights[shortcut] <= 1:
+        # Two long paths of any lengths are two branches of an ordinary block.
+        if weights[body] > weights[shortcut] and _is_shortcut(trace, common, shortcut):
             yield addition, trace.operations[body]
+
+
+def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
+    """Tell whether a path does nothing, or projects: at most one layer, and nothing non-linear."""
+    layers = 0
+    for operation in trace.between(start, end):
+        if operation.parameters and len(operation.inputs) == 1:
+            layers += operation.kind in CONVOLUTIONS | MATRIX_PRODUCTS
+        elif operation.kind not in _ON_SHORTCUTS and not (
+            operation.kind in PRODUCTS and len(operation.inputs) == 1
+        ):
+            return False
+    return layers <= 1
 
 
 class _Finding:
     """One residual addition and what is to be known of its branch."""
 
-    def __init__(
-        self, trace: Trace, network: nn.Module, addition: Operation, body: Operation
-    ) -> None:
+    def __init__(self, trace: Trace, addition: Operation, body: Operation) -> None:
         self.trace = trace
-        self.network = network
+        self.addition = addition
         self.body = body
         self.site = addition.module
         first, second = addition.inputs
@@ -135,35 +135,8 @@ class _Finding:
         parts = [name.split(".") for name in self.read]
         own = ".".join(_common_prefix(parts)) or next(iter(self.read))
         name = self.site if alone and self.site else own
-        return Branch(name=name, stage="", weights=tuple(self.read), scaled=(self._scaled(name),))
-
-    def _scaled(self, name: str) -> str:
-        """Walk back from the addition to the affine module that ends the branch."""
-        operation = self.body
-        while True:
-            if len(operation.consumers) != 1:
-                raise FoldError(
-                    f"branch {name}: its result at {operation.module or 'the network itself'} is "
-                    "used elsewhere too, so a step size there would change more than the branch; "
-                    "give branches=[...] without it"
-                )
-            owner = self._affine_owner(operation)
-            if owner is not None:
-                check_scalable(self.network.get_submodule(owner), owner)
-                return owner
-            if operation.kind not in _PASSING or len(operation.inputs) != 1:
-                raise FoldError(
-                    f"branch {name} ends in {operation.kind.split('.')[1]} "
-                    f"(in {operation.module or 'the network itself'}), which step sizes do not "
-                    "fold into exactly; give branches=[...] without it"
-                )
-            operation = self.trace.operations[operation.inputs[0]]
-
-    def _affine_owner(self, operation: Operation) -> str | None:
-        for module, parameter in operation.parameters:
-            if parameter == "weight" and isinstance(self.network.get_submodule(module), SCALABLE):
-                return module
-        return None
+        end = EndFinder(self.trace, self.addition, self.body, name).find()
+        return Branch(name, "", tuple(self.read), end.scaled, end.divided, end.inside)
 
 
 def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,19 +11,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from timestepper.errors import NoBranchError
 
+
+def of_kinds(names: str) -> frozenset[str]:
+    """Give operators' full names from short ones, separated by blanks."""
+    return frozenset(f"aten.{name}" for name in names.split())
+
+
 # What may lie between a parameter and its use for the parameter to count as used itself.
-_RENAMES = {
-    "aten.t.default",
-    "aten.transpose.int",
-    "aten.view.default",
-    "aten._to_copy.default",
-    "aten.detach.default",
-    "aten.alias.default",
-}
+_RENAMES = of_kinds(
+    "t.default transpose.int view.default unsqueeze.default _to_copy.default detach.default "
+    "alias.default _unsafe_view.default expand.default"
+)
+# Operations with several results, each of which is another part of the input.
+_DIVIDING = of_kinds(
+    "split.Tensor split_with_sizes.default unbind.int chunk.default tensor_split.sections"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Stands for an operation's result where another operation is called with it."""
+
+    operation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator and what it was called with, results of the pass replaced by :class:`Made`."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -35,9 +58,11 @@ class Operation:
         module: name of the innermost module whose forward was running.
         inputs: indices of the operations whose results it used.
         parameters: (module name, parameter name) of the parameters it used.
+        parameter_shapes: their shapes as it used them.
         shape: its first result's shape.
         plain_sum: for additions, both sides of the result's shape and with factor 1.
         ancestors: bit i is set where operation i went into it; its own bit too.
+        call: how it was called.
         consumers: indices of the operations that used its result.
     """
 
@@ -46,9 +71,11 @@ class Operation:
     module: str
     inputs: tuple[int, ...]
     parameters: tuple[tuple[str, str], ...]
+    parameter_shapes: tuple[torch.Size, ...]
     shape: torch.Size
     plain_sum: bool
     ancestors: int
+    call: Call
     consumers: list[int] = field(default_factory=list)
 
 
@@ -63,7 +90,9 @@ class Trace(TorchDispatchMode):
     def __init__(self, network: nn.Module, inputs: list[Tensor]) -> None:
         super().__init__()
         self.network = network
-        self.operations = [Operation(0, "input", "", (), (), torch.Size(), False, 1)]
+        nothing = Call(None, (), {})
+        self.operations = [Operation(0, "input", "", (), (), (), torch.Size(), False, 1, nothing)]
+        self.uses: Counter[tuple[str, str]] = Counter()
         self.running = [""]
         self._made_by = {id(tensor): 0 for tensor in inputs}
         self._parameters = {
@@ -85,46 +114,90 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         sources = tuple(dict.fromkeys(self._made_by[id(t)] for t in used if id(t) in self._made_by))
-        parameters = tuple(self._parameters[id(t)] for t in used if id(t) in self._parameters)
+        parameters = [t for t in used if id(t) in self._parameters]
+        call = Call(func, *tree_map(self._stand_in, (args, kwargs)))
         shapes = [t.shape for t in used]
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self._alive += used + outputs
         kind = str(func)
         if sources:
-            self._record(kind, sources, parameters, outputs, shapes, kwargs.get("alpha", 1))
+            plain_sum = kwargs.get("alpha", 1) == 1 and all(s == outputs[0].shape for s in shapes)
+            index = self._record(kind, sources, parameters, outputs, plain_sum, call)
+            if kind in _DIVIDING:
+                for number, output in enumerate(outputs):
+                    part = Call(None, (Made(index), number), {})
+                    self._record("part", (index,), [], [output], False, part)
         elif kind in _RENAMES and parameters:
-            self._parameters[id(outputs[0])] = parameters[0]
+            self._parameters[id(outputs[0])] = self._parameters[id(parameters[0])]
         return result
+
+    def _stand_in(self, leaf: Any) -> Any:
+        known = isinstance(leaf, Tensor) and id(leaf) in self._made_by
+        return Made(self._made_by[id(leaf)]) if known else leaf
 
     def _record(
         self,
         kind: str,
         sources: tuple[int, ...],
-        parameters: tuple[tuple[str, str], ...],
+        parameters: list[Tensor],
         outputs: list[Tensor],
-        shapes: list[torch.Size],
-        alpha: Any,
-    ) -> None:
+        plain_sum: bool,
+        call: Call,
+    ) -> int:
         index = len(self.operations)
-        shape = outputs[0].shape if outputs else torch.Size()
         ancestors = 1 << index
         for source in sources:
             ancestors |= self.operations[source].ancestors
             self.operations[source].consumers.append(index)
-        plain_sum = alpha == 1 and all(other == shape for other in shapes)
+        names = tuple(self._parameters[id(parameter)] for parameter in parameters)
+        self.uses.update(names)
         self.operations.append(
             Operation(
-                index, kind, self.running[-1], sources, parameters, shape, plain_sum, ancestors
+                index,
+                kind,
+                self.running[-1],
+                sources,
+                names,
+                tuple(parameter.shape for parameter in parameters),
+                outputs[0].shape if outputs else torch.Size(),
+                plain_sum,
+                ancestors,
+                call,
             )
         )
         for output in outputs:
             self._made_by[id(output)] = index
+        return index
+
+    def is_input(self, operation: Operation, place: int) -> bool:
+        """Tell whether a positional argument of an operation is a result of the pass."""
+        return isinstance(operation.call.args[place], Made)
+
+    def replay(self, operation: Operation, value: Tensor) -> Tensor:
+        """Call an operation that has one input again, with another value in its place."""
+
+        def put(leaf: Any) -> Any:
+            return value.clone() if isinstance(leaf, Made) else leaf
+
+        args, kwargs = tree_map(put, (operation.call.args, operation.call.kwargs))
+        result: Tensor = operation.call.operator(*args, **kwargs)
+        return result
 
     def newest_common(self, first: int, second: int) -> int | None:
         """Find the newest operation that both results come from, themselves included."""
         common = self.operations[first].ancestors & self.operations[second].ancestors
         return common.bit_length() - 1 if common else None
+
+    def between(self, start: int, end: int) -> Iterator[Operation]:
+        """Go through the operations on the way from start to end, both of which count as theirs.
+
+        The start is left out, the end is not.
+        """
+        on_the_way = self.operations[end].ancestors
+        for operation in self.operations[start + 1 : end + 1]:
+            if on_the_way >> operation.index & 1 and operation.ancestors >> start & 1:
+                yield operation
 
     def modules_between(
         self, start: int, end: int, kinds: tuple[type[nn.Module], ...]
@@ -134,11 +207,8 @@ class Trace(TorchDispatchMode):
         Returns:
             Modules by name, in order of first use.
         """
-        on_the_way = self.operations[end].ancestors
         found: dict[str, nn.Module] = {}
-        for operation in self.operations[start + 1 : end + 1]:
-            if not (on_the_way >> operation.index & 1 and operation.ancestors >> start & 1):
-                continue
+        for operation in self.between(start, end):
             for name, parameter in operation.parameters:
                 module = self.network.get_submodule(name)
                 if parameter == "weight" and isinstance(module, kinds):

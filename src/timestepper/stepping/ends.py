@@ -1,0 +1,276 @@
+"""How a residual branch ends: which parameters scale its result, and which must not notice.
+
+Going back from the addition, every path leads through operations that a positive factor for each
+channel passes (reshaping, pooling, ReLU, a gate's product) to an affine operation whose parameters
+take the factor. What else reads the scaled values on the way, a squeeze-and-excitation gate, say,
+gets its first layer divided by the same factors.
+
+Channels are followed by labels: a tensor with the values 1 … C along the channels of the affine
+operation's result goes through the same operations as the result itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from timestepper.errors import FoldError
+from timestepper.stepping.branches import READABLE
+from timestepper.stepping.factors import SCALABLE, check_scalable
+from timestepper.stepping.watch import Operation, Trace, of_kinds
+
+# Move values without changing them.
+MOVING = of_kinds(
+    "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
+    "squeeze.dim squeeze.dims squeeze.default unsqueeze.default contiguous.default clone.default "
+    "alias.default detach.default _to_copy.default roll.default flip.default expand.default "
+    "slice.Tensor select.int constant_pad_nd.default"
+)
+# Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
+POOLING = of_kinds(
+    "avg_pool2d.default _adaptive_avg_pool2d.default adaptive_max_pool2d.default "
+    "max_pool2d_with_indices.default upsample_nearest2d.default upsample_bilinear2d.default "
+    "upsample_bicubic2d.default"
+)
+# f(kx) = k f(x) for positive k.
+HOMOGENEOUS = of_kinds("relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim")
+ADDITIONS = of_kinds("add.Tensor add_.Tensor")
+PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
+QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
+CONVOLUTIONS = of_kinds("convolution.default")
+MATRIX_PRODUCTS = of_kinds("addmm.default mm.default")
+CHANNELS_LAST = MATRIX_PRODUCTS | of_kinds("native_layer_norm.default _fused_rms_norm.default")
+CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
+    "native_batch_norm.default _native_batch_norm_legit_no_training.default "
+    "cudnn_batch_norm.default native_group_norm.default"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What takes a branch's step sizes; see :class:`~timestepper.stepping.branches.Branch`."""
+
+    scaled: tuple[str, ...]
+    divided: tuple[str, ...]
+    inside: tuple[str, ...]
+
+
+class EndFinder:
+    """Finds the end of one branch.
+
+    Args:
+        trace: the watched pass.
+        addition: the residual addition.
+        body: the operation that made the branch's result.
+        name: the branch's name, for messages.
+    """
+
+    def __init__(self, trace: Trace, addition: Operation, body: Operation, name: str) -> None:
+        self.trace = trace
+        self.addition = addition
+        self.body = body
+        self.name = name
+        # What is found, with the module in whose forward it is used.
+        self.scaled: dict[str, str] = {}
+        self.divided: dict[str, str] = {}
+        self.labels: dict[int, Tensor] = {}
+
+    def find(self) -> End:
+        """Find the end.
+
+        Raises:
+            FoldError: step sizes can't be folded into it exactly.
+        """
+        self._go_back(self.body)
+        path = set(self.labels)
+        for index in sorted(path):
+            operation = self.trace.operations[index]
+            for consumer in operation.consumers:
+                if consumer not in path and consumer != self.addition.index:
+                    self._go_on(self.trace.operations[consumer], self.labels[index])
+        return End(
+            tuple(self.scaled),
+            tuple(self.divided),
+            (*self.scaled.values(), *self.divided.values()),
+        )
+
+    def _refuse(self, operation: Operation, why: str = "") -> FoldError:
+        kind = operation.kind.split(".")[1].strip("_")
+        why = why or "which step sizes do not fold into exactly"
+        return FoldError(
+            f"branch {self.name} ends in {kind} (in {operation.module or 'the network itself'}), "
+            f"{why}; give branches=[...] without it"
+        )
+
+    def _go_back(self, operation: Operation) -> Tensor:
+        """Walk back to the affine operations; label their channels, and all on the way."""
+        if operation.index in self.labels:
+            return self.labels[operation.index]
+        if operation.index == 0:
+            raise self._refuse(operation, "the network's input")
+        labels = self._affine(operation)
+        if labels is None:
+            labels = self._walk_through(operation)
+        self.labels[operation.index] = labels
+        return labels
+
+    def _walk_through(self, operation: Operation) -> Tensor:
+        sources = [self.trace.operations[index] for index in operation.inputs]
+        if operation.kind in ADDITIONS and len(sources) == 2 and operation.plain_sum:
+            first, second = (self._go_back(source) for source in sources)
+            if not torch.equal(first, second):
+                raise self._refuse(operation, "a sum of unlike channels")
+            return first
+        if operation.kind in PRODUCTS and len(sources) == 2:
+            return self._one_of(operation, sources).expand(operation.shape)
+        if len(sources) == 1 and operation.kind not in ADDITIONS:
+            labels = self._passed(operation, self._go_back(sources[0]))
+            if labels is not None:
+                return labels
+        raise self._refuse(operation)
+
+    def _one_of(self, operation: Operation, sources: list[Operation]) -> Tensor:
+        """A product takes the factor through either side, the other is a gate."""
+        refusal: FoldError | None = None
+        for source in sorted(sources, key=lambda source: -source.shape.numel()):
+            before = dict(self.scaled), dict(self.labels)
+            try:
+                return self._go_back(source)
+            except FoldError as error:
+                self.scaled, self.labels = before
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def _passed(self, operation: Operation, labels: Tensor) -> Tensor | None:
+        """Take labels through an operation with one input, or None where a factor does not pass."""
+        if operation.kind in MOVING:
+            if operation.kind == "aten.constant_pad_nd.default" and any(operation.call.args[2:]):
+                return None
+            return self.trace.replay(operation, labels)
+        if operation.kind in HOMOGENEOUS:
+            return self.trace.replay(operation, labels)
+        if operation.kind in PRODUCTS or operation.kind in QUOTIENTS:
+            if operation.kind in QUOTIENTS and not self.trace.is_input(operation, 0):
+                return None
+            return labels.expand(operation.shape)
+        if operation.kind in POOLING:
+            channels = labels[(slice(None), slice(None), *(slice(1) for _ in labels.shape[2:]))]
+            if not torch.equal(channels.expand_as(labels), labels):
+                return None
+            return channels.expand(operation.shape)
+        return None
+
+    def _affine(self, operation: Operation) -> Tensor | None:
+        """Label the result of an operation that ends the branch, and note its parameters."""
+        if operation.kind in PRODUCTS and len(operation.inputs) == 1:
+            return self._vector_of_scales(operation)
+        for owner, parameter in operation.parameters:
+            module = self.trace.network.get_submodule(owner)
+            source = operation
+            if operation.kind in ADDITIONS and parameter == "bias" and len(operation.inputs) == 1:
+                # A linear layer may come as a product and a sum.
+                source = self.trace.operations[operation.inputs[0]]
+                if (owner, "weight") not in source.parameters or len(source.consumers) > 1:
+                    continue
+            elif parameter != "weight":
+                continue
+            if source.kind in CHANNELS_LAST:
+                axis = len(operation.shape) - 1
+            elif source.kind in CHANNELS_SECOND:
+                axis = 1
+            else:
+                continue
+            if not self._as_linear(source, module):
+                continue
+            used = {name for name, _ in module.named_parameters(recurse=False)}
+            applied = (*operation.parameters, *source.parameters)
+            if used != {name for place, name in applied if place == owner}:
+                continue
+            if isinstance(module, SCALABLE):
+                check_scalable(module, owner)
+                names = [owner]
+            elif source.kind not in CONVOLUTIONS and source.kind not in MATRIX_PRODUCTS:
+                names = [f"{owner}.{name}" for name in sorted(used, reverse=True)]
+            else:
+                raise self._refuse(operation, f"a {type(module).__name__}")
+            for name in used:
+                self._refuse_second_use(operation, owner, name)
+            self.scaled.update(dict.fromkeys(names, operation.module))
+            return _along(operation.shape, axis)
+        return None
+
+    def _vector_of_scales(self, operation: Operation) -> Tensor | None:
+        """End in a product with a parameter that has one value for each channel."""
+        for (owner, name), shape in zip(
+            operation.parameters, operation.parameter_shapes, strict=True
+        ):
+            long = [axis for axis, size in enumerate(shape) if size > 1]
+            if len(long) != 1:
+                continue
+            axis = long[0] - len(shape) + len(operation.shape)
+            if shape[long[0]] != operation.shape[axis]:
+                continue
+            self._refuse_second_use(operation, owner, name)
+            self.scaled[f"{owner}.{name}" if owner else name] = operation.module
+            return _along(operation.shape, axis)
+        return None
+
+    def _refuse_second_use(self, operation: Operation, owner: str, name: str) -> None:
+        if self.trace.uses[owner, name] > 1:
+            raise self._refuse(
+                operation,
+                f"whose {name} is used {self.trace.uses[owner, name]} times: step sizes there "
+                "would change more than the branch",
+            )
+
+    def _as_linear(self, operation: Operation, module: nn.Module) -> bool:
+        """Tell whether a matrix product uses a weight as ``nn.Linear`` does: transposed."""
+        if operation.kind not in MATRIX_PRODUCTS:
+            return True
+        matrix = operation.call.args[-1]
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        transposed = weight.t()
+        return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
+
+    def _go_on(self, operation: Operation, labels: Tensor) -> None:
+        """Follow scaled values that leave the branch's way, up to a layer that can be divided."""
+        for owner, parameter in operation.parameters:
+            module = self.trace.network.get_submodule(owner)
+            if parameter != "weight" or not isinstance(module, READABLE):
+                continue
+            if operation.kind in CONVOLUTIONS:
+                axis, activation = 1, 0
+            elif operation.kind in MATRIX_PRODUCTS and self._as_linear(operation, module):
+                axis, activation = labels.ndim - 1, len(operation.call.args) - 2
+            else:
+                continue
+            transposed = operation.kind in CONVOLUTIONS and operation.call.args[6]
+            if (
+                not transposed
+                and len(operation.inputs) == 1
+                and self.trace.is_input(operation, activation)
+                and torch.equal(labels, _along(labels.shape, axis))
+            ):
+                self._refuse_second_use(operation, owner, "weight")
+                self.divided[owner] = operation.module
+                return
+        passed = self._passed(operation, labels) if len(operation.inputs) == 1 else None
+        if passed is None or operation.parameters:
+            kind = operation.kind.split(".")[1].strip("_")
+            raise FoldError(
+                f"branch {self.name}: its result is used elsewhere too (by {kind} in "
+                f"{operation.module or 'the network itself'}), so a step size there would change "
+                "more than the branch; give branches=[...] without it"
+            )
+        for consumer in operation.consumers:
+            self._go_on(self.trace.operations[consumer], passed)
+
+
+def _along(shape: torch.Size, axis: int) -> Tensor:
+    """Number the channels 1 … C along an axis."""
+    numbers = torch.arange(1, shape[axis] + 1, dtype=torch.float64)
+    return numbers.view(-1, *(1 for _ in shape[axis + 1 :])).expand(shape)
