@@ -28,6 +28,7 @@ MOVING = of_kinds(
     "alias.default detach.default _to_copy.default roll.default flip.default expand.default "
     "slice.Tensor select.int constant_pad_nd.default"
 )
+VIEWS = of_kinds("view.default _unsafe_view.default")
 # Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
 POOLING = of_kinds(
     "avg_pool2d.default _adaptive_avg_pool2d.default adaptive_max_pool2d.default "
@@ -35,7 +36,9 @@ POOLING = of_kinds(
     "upsample_bicubic2d.default"
 )
 # f(kx) = k f(x) for positive k.
-HOMOGENEOUS = of_kinds("relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim")
+HOMOGENEOUS = of_kinds(
+    "relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim amax.default"
+)
 ADDITIONS = of_kinds("add.Tensor add_.Tensor")
 PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
 QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
@@ -50,11 +53,15 @@ CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What takes a branch's step sizes; see :class:`~timestepper.stepping.branches.Branch`."""
+    """What takes a branch's step sizes; see :class:`~timestepper.stepping.branches.Branch`.
+
+    ``way`` has the indices of the operations from what is scaled to the branch's result.
+    """
 
     scaled: tuple[str, ...]
     divided: tuple[str, ...]
     inside: tuple[str, ...]
+    way: frozenset[int]
 
 
 class EndFinder:
@@ -84,16 +91,17 @@ class EndFinder:
             FoldError: step sizes can't be folded into it exactly.
         """
         self._go_back(self.body)
-        path = set(self.labels)
-        for index in sorted(path):
+        way = frozenset(self.labels)
+        for index in sorted(way):
             operation = self.trace.operations[index]
             for consumer in operation.consumers:
-                if consumer not in path and consumer != self.addition.index:
+                if consumer not in way and consumer != self.addition.index:
                     self._go_on(self.trace.operations[consumer], self.labels[index])
         return End(
             tuple(self.scaled),
             tuple(self.divided),
             (*self.scaled.values(), *self.divided.values()),
+            way,
         )
 
     def _refuse(self, operation: Operation, why: str = "") -> FoldError:
@@ -146,6 +154,8 @@ class EndFinder:
 
     def _passed(self, operation: Operation, labels: Tensor) -> Tensor | None:
         """Take labels through an operation with one input, or None where a factor does not pass."""
+        if operation.uses_input != 1:  # A square, say.
+            return None
         if operation.kind in MOVING:
             if operation.kind == "aten.constant_pad_nd.default" and any(operation.call.args[2:]):
                 return None
@@ -172,8 +182,8 @@ class EndFinder:
             source = operation
             if operation.kind in ADDITIONS and parameter == "bias" and len(operation.inputs) == 1:
                 # A linear layer may come as a product and a sum.
-                source = self.trace.operations[operation.inputs[0]]
-                if (owner, "weight") not in source.parameters or len(source.consumers) > 1:
+                source = self._before_views(operation)
+                if (owner, "weight") not in source.parameters:
                     continue
             elif parameter != "weight":
                 continue
@@ -201,6 +211,13 @@ class EndFinder:
             self.scaled.update(dict.fromkeys(names, operation.module))
             return _along(operation.shape, axis)
         return None
+
+    def _before_views(self, operation: Operation) -> Operation:
+        """Go back through views that only this operation sees."""
+        source = self.trace.operations[operation.inputs[0]]
+        while source.kind in VIEWS and len(source.consumers) == 1:
+            source = self.trace.operations[source.inputs[0]]
+        return source if len(source.consumers) == 1 else operation
 
     def _vector_of_scales(self, operation: Operation) -> Tensor | None:
         """End in a product with a parameter that has one value for each channel."""

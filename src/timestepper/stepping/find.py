@@ -20,6 +20,7 @@ from timestepper.stepping.branches import (
 from timestepper.stepping.ends import (
     ADDITIONS,
     CONVOLUTIONS,
+    HOMOGENEOUS,
     MATRIX_PRODUCTS,
     MOVING,
     POOLING,
@@ -27,13 +28,10 @@ from timestepper.stepping.ends import (
     QUOTIENTS,
     EndFinder,
 )
-from timestepper.stepping.watch import Operation, Trace, of_kinds, watch
+from timestepper.stepping.watch import Operation, Trace, watch
 
 ExampleInput = Tensor | tuple[Any, ...]
 """One tensor, or the tuple of a forward pass's positional arguments."""
-
-# What may lie on a shortcut, beside the one layer that projects.
-_ON_SHORTCUTS = MOVING | POOLING | QUOTIENTS | of_kinds("mean.dim cat.default")
 
 
 def find_branches(network: nn.Module, example_input: ExampleInput | None = None) -> list[Branch]:
@@ -62,8 +60,7 @@ def find_branches(network: nn.Module, example_input: ExampleInput | None = None)
             f"no residual branch was found in {type(network).__name__}: none of its additions "
             "joins a tensor with something computed from it; name them with branches=[...]"
         )
-    sites = Counter(finding.site for finding in found)
-    branches = [finding.branch(alone=sites[finding.site] == 1) for finding in found]
+    found, branches = _describe(found)
     _refuse_sharing(branches)
     names = _stage_names([finding.likeness for finding in found], branches)
     return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
@@ -98,16 +95,21 @@ def _residuals(trace: Trace) -> Iterator[tuple[Operation, Operation]]:
 
 
 def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
-    """Tell whether a path does nothing, or projects: at most one layer, and nothing non-linear."""
-    layers = 0
+    """Tell whether a path moves or pools values at most, or projects them with one layer.
+
+    Only a projection may have an activation (pre-activation networks).
+    """
+    layers, activations = 0, 0
     for operation in trace.between(start, end):
-        if operation.parameters and len(operation.inputs) == 1:
+        if operation.parameters and operation.uses_input == 1:
             layers += operation.kind in CONVOLUTIONS | MATRIX_PRODUCTS
-        elif operation.kind not in _ON_SHORTCUTS and not (
-            operation.kind in PRODUCTS and len(operation.inputs) == 1
+        elif operation.kind in HOMOGENEOUS:
+            activations += "relu" in operation.kind
+        elif operation.kind not in MOVING | POOLING and not (
+            operation.kind in PRODUCTS | QUOTIENTS and operation.uses_input == 1
         ):
             return False
-    return layers <= 1
+    return layers == 1 or layers + activations == 0
 
 
 class _Finding:
@@ -130,13 +132,18 @@ class _Finding:
         averages = tuple(weight_of(module)[:, 0].shape for module in self.read.values())
         return averages, self.shape[1:]
 
-    def branch(self, *, alone: bool) -> Branch:
-        """Describe the branch; ``alone`` where its module makes no other residual addition."""
+    def branch(self, *, alone: bool) -> tuple[Branch, frozenset[int]]:
+        """Describe the branch; ``alone`` where its module makes no other residual addition.
+
+        Returns:
+            The branch, and the operations from what is scaled to its result.
+        """
         parts = [name.split(".") for name in self.read]
         own = ".".join(_common_prefix(parts)) or next(iter(self.read))
         name = self.site if alone and self.site else own
         end = EndFinder(self.trace, self.addition, self.body, name).find()
-        return Branch(name, "", tuple(self.read), end.scaled, end.divided, end.inside)
+        branch = Branch(name, "", tuple(self.read), end.scaled, end.divided, end.inside)
+        return branch, end.way
 
 
 def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
@@ -146,6 +153,21 @@ def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     if len(names) > 2 and pointwise[0] and pointwise[-1] and not all(pointwise):
         names = [names[0], names[-1]]
     return {name: modules[name] for name in names}
+
+
+def _describe(found: Sequence[_Finding]) -> tuple[list[_Finding], list[Branch]]:
+    """Describe the branches, leaving out additions within the end of another branch."""
+    sites = Counter(finding.site for finding in found)
+    kept: list[_Finding] = []
+    branches: list[Branch] = []
+    ends: set[int] = set()
+    for finding in reversed(found):
+        if finding.addition.index not in ends:
+            branch, way = finding.branch(alone=sites[finding.site] == 1)
+            ends |= way
+            kept.append(finding)
+            branches.append(branch)
+    return kept[::-1], branches[::-1]
 
 
 def _refuse_sharing(branches: Sequence[Branch]) -> None:

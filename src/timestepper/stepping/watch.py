@@ -78,6 +78,12 @@ class Operation:
     call: Call
     consumers: list[int] = field(default_factory=list)
 
+    @property
+    def uses_input(self) -> int:
+        """How many of its arguments are results of the pass."""
+        leaves = tree_leaves((self.call.args, self.call.kwargs))
+        return sum(isinstance(leaf, Made) for leaf in leaves)
+
 
 class Trace(TorchDispatchMode):
     """Records operations while active.
