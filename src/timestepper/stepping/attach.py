@@ -27,6 +27,8 @@ from timestepper.stepping.stages import (
     TimeStepping,
 )
 
+PRESERVE_ROUNDS = 100
+
 
 def attach(
     network: nn.Module,
@@ -62,6 +64,7 @@ def attach(
         AttachedError: the network has step sizes already.
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
         ConfigurationError: unknown controller.
+        StateError: ``preserve`` found no weights that keep the outputs.
     """
     if hasattr(network, "time_stepping"):
         raise AttachedError("the network has step sizes already: fold it before attaching again")
@@ -90,7 +93,11 @@ def attach(
                 module.register_forward_pre_hook(enter)
                 module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
     if preserve:
-        _divide_by_step_sizes(stepping)
+        try:
+            _divide_by_step_sizes(stepping)
+        except StateError:
+            _take_away(network)
+            raise
     return network
 
 
@@ -126,10 +133,29 @@ def _make_controller(
 
 @torch.no_grad()
 def _divide_by_step_sizes(stepping: TimeStepping) -> None:
+    """Change the scaled parameters so that their products are what they were.
+
+    Some of them are read by the controller too, so that the step sizes follow the change: they are
+    computed anew until they stand still.
+    """
     for stage in stepping.stages:
-        for factors, steps in zip(stage.factors, stage.step_sizes(), strict=True):
-            for factor in factors:
-                factor.parameter.copy_(factor.inverse(steps))
+        factors = [factor for members in stage.factors for factor in members]
+        originals = [factor.parameter.clone() for factor in factors]
+        rows = [row for row, members in enumerate(stage.factors) for _ in members]
+        steps = stage.step_sizes()
+        for _ in range(PRESERVE_ROUNDS):
+            for factor, original, row in zip(factors, originals, rows, strict=True):
+                factor.parameter.copy_(factor.inverse(original, steps[row]))
+            before, steps = steps, stage.step_sizes()
+            if torch.allclose(steps, before, rtol=4 * torch.finfo(steps.dtype).eps, atol=0):
+                break
+        else:
+            for factor, original in zip(factors, originals, strict=True):
+                factor.parameter.copy_(original)
+            raise StateError(
+                f"preserve=True: the step sizes of stage {stage.name!r} follow the weights that "
+                "are divided by them without end; attach without it"
+            )
 
 
 def _stepping(network: nn.Module) -> TimeStepping:
@@ -191,13 +217,18 @@ def fold(network: nn.Module) -> nn.Module:
         for factors, products in zip(stage.factors, stage.compute_products(), strict=True):
             for factor, product in zip(factors, products, strict=True):
                 factor.parameter.copy_(product)
+    _take_away(network)
+    return network
+
+
+def _take_away(network: nn.Module) -> None:
+    """Remove controllers and hooks."""
     del network.time_stepping
     for module in network.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, HOOKS)]:
                 del hooks[key]
                 module._forward_hooks_always_called.pop(key, None)
-    return network
 
 
 def load_weights(network: nn.Module, state: dict[str, Tensor]) -> None:

@@ -55,12 +55,14 @@ CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
 class End:
     """What takes a branch's step sizes; see :class:`~timestepper.stepping.branches.Branch`.
 
-    ``way`` has the indices of the operations from what is scaled to the branch's result.
+    ``ends`` has the indices of the operations that apply what is scaled, ``way`` of all from there
+    to the branch's result.
     """
 
     scaled: tuple[str, ...]
     divided: tuple[str, ...]
     inside: tuple[str, ...]
+    ends: frozenset[int]
     way: frozenset[int]
 
 
@@ -82,6 +84,7 @@ class EndFinder:
         # What is found, with the module in whose forward it is used.
         self.scaled: dict[str, str] = {}
         self.divided: dict[str, str] = {}
+        self.ends: set[int] = set()
         self.labels: dict[int, Tensor] = {}
 
     def find(self) -> End:
@@ -101,6 +104,7 @@ class EndFinder:
             tuple(self.scaled),
             tuple(self.divided),
             (*self.scaled.values(), *self.divided.values()),
+            frozenset(self.ends),
             way,
         )
 
@@ -121,6 +125,8 @@ class EndFinder:
         labels = self._affine(operation)
         if labels is None:
             labels = self._walk_through(operation)
+        else:
+            self.ends.add(operation.index)
         self.labels[operation.index] = labels
         return labels
 
@@ -143,11 +149,11 @@ class EndFinder:
         """A product takes the factor through either side, the other is a gate."""
         refusal: FoldError | None = None
         for source in sorted(sources, key=lambda source: -source.shape.numel()):
-            before = dict(self.scaled), dict(self.labels)
+            before = dict(self.scaled), set(self.ends), dict(self.labels)
             try:
                 return self._go_back(source)
             except FoldError as error:
-                self.scaled, self.labels = before
+                self.scaled, self.ends, self.labels = before
                 refusal = refusal or error
         assert refusal is not None
         raise refusal

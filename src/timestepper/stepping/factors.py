@@ -75,10 +75,10 @@ class Factor:
         spread = self.spread(steps)
         return self.parameter / spread if self.divided else self.parameter * spread
 
-    def inverse(self, steps: Tensor) -> Tensor:
-        """Compute the parameter whose product is the parameter of now."""
+    def inverse(self, product: Tensor, steps: Tensor) -> Tensor:
+        """Compute the parameter that has a given product."""
         spread = self.spread(steps)
-        return self.parameter * spread if self.divided else self.parameter / spread
+        return product * spread if self.divided else product / spread
 
 
 def factors_of(network: nn.Module, branch: Branch) -> list[Factor]:

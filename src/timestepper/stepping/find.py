@@ -26,6 +26,7 @@ from timestepper.stepping.ends import (
     POOLING,
     PRODUCTS,
     QUOTIENTS,
+    End,
     EndFinder,
 )
 from timestepper.stepping.watch import Operation, Trace, watch
@@ -123,8 +124,19 @@ class _Finding:
         first, second = addition.inputs
         common = trace.newest_common(first, second)
         assert common is not None
-        self.read = _choose_read(trace.modules_between(common, body.index, READABLE))
+        self.common = common
+        self.layers = list(trace.modules_between(common, body.index, READABLE))
         self.shape = addition.shape
+        self.end: End | None = None
+
+    @property
+    def read(self) -> dict[str, nn.Module]:
+        """The modules that the controller reads: those up to the end, not a gate behind it."""
+        assert self.end is not None
+        modules: dict[str, nn.Module] = {}
+        for index in sorted(self.end.ends):
+            modules |= self.trace.modules_between(self.common, index, READABLE)
+        return _choose_read(modules)
 
     @property
     def likeness(self) -> Any:
@@ -138,10 +150,10 @@ class _Finding:
         Returns:
             The branch, and the operations from what is scaled to its result.
         """
-        parts = [name.split(".") for name in self.read]
-        own = ".".join(_common_prefix(parts)) or next(iter(self.read))
+        parts = [layer.split(".") for layer in self.layers]
+        own = ".".join(_common_prefix(parts)) or self.layers[0]
         name = self.site if alone and self.site else own
-        end = EndFinder(self.trace, self.addition, self.body, name).find()
+        self.end = end = EndFinder(self.trace, self.addition, self.body, name).find()
         branch = Branch(name, "", tuple(self.read), end.scaled, end.divided, end.inside)
         return branch, end.way
 
@@ -161,12 +173,19 @@ def _describe(found: Sequence[_Finding]) -> tuple[list[_Finding], list[Branch]]:
     kept: list[_Finding] = []
     branches: list[Branch] = []
     ends: set[int] = set()
+    refusal: FoldError | None = None
     for finding in reversed(found):
         if finding.addition.index not in ends:
-            branch, way = finding.branch(alone=sites[finding.site] == 1)
+            try:
+                branch, way = finding.branch(alone=sites[finding.site] == 1)
+            except FoldError as error:
+                refusal = error
+                continue
             ends |= way
             kept.append(finding)
             branches.append(branch)
+    if refusal is not None:
+        raise refusal
     return kept[::-1], branches[::-1]
 
 

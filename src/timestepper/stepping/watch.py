@@ -237,6 +237,7 @@ def watch(network: nn.Module, inputs: tuple[Any, ...]) -> Trace:
         _named_modules(network, trace.running),
         torch.random.fork_rng([device.index for device in devices]),
         torch.no_grad(),
+        _no_fused_attention(),
     ):
         try:
             with trace:
@@ -260,6 +261,17 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Let ``nn.MultiheadAttention`` show its operations; in eval mode it would be a single one."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

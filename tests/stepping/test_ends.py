@@ -1,0 +1,337 @@
+"""Ends of branches of many kinds: step sizes there equal Eq. 13 written out, or are refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import timestepper
+from timestepper.errors import FoldError, StateError
+
+WIDTH = 6
+
+
+class Residual(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Network(nn.Module):
+    """Residual blocks around given bodies, after a layer that makes the input theirs."""
+
+    def __init__(self, stem, *bodies):
+        super().__init__()
+        self.stem = stem
+        self.blocks = nn.ModuleList(Residual(body) for body in bodies)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Function(nn.Module):
+    """A body from a function and the modules that it uses."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def conv(out=WIDTH, size=3, groups=1, inputs=WIDTH, **options):
+    return nn.Conv2d(inputs, out, size, padding=size // 2, groups=groups, **options)
+
+
+def normed():
+    return nn.Sequential(conv(), nn.BatchNorm2d(WIDTH))
+
+
+def scales(*shape):
+    return nn.Parameter(torch.rand(*shape) + 0.5)
+
+
+def gated(groups=1):
+    """Squeeze and excitation behind the last norm, as in SENet."""
+
+    def body(self, x):
+        u = self.main(x)
+        return u * self.out(self.read(u.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+    return Function(body, main=normed(), read=conv(4, 1, groups=groups), out=conv(size=1, inputs=4))
+
+
+def gated_by_linear():
+    def body(self, x):
+        u = self.main(x)
+        gate = self.out(self.read(nn.functional.adaptive_avg_pool2d(u, 1).flatten(1)).relu())
+        return u * gate.sigmoid()[:, :, None, None]
+
+    return Function(body, main=normed(), read=nn.Linear(WIDTH, 3), out=nn.Linear(3, WIDTH))
+
+
+def depthwise_gated():
+    def body(self, x):
+        u = self.main(x)
+        return u * self.read(u).sigmoid()
+
+    return Function(body, main=normed(), read=conv(groups=WIDTH))
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the channels, written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = scales(WIDTH)
+
+    def forward(self, x):
+        return x * x.pow(2).mean(-1, keepdim=True).rsqrt() * self.weight
+
+
+def attention():
+    return Function(
+        lambda self, x: self.attention(x, x, x, need_weights=False)[0],
+        attention=nn.MultiheadAttention(WIDTH, 2, batch_first=True),
+    )
+
+
+IMAGES = {
+    "gate": gated,
+    "gate with groups": lambda: gated(groups=2),
+    "gate of linear layers": gated_by_linear,
+    "depthwise gate": depthwise_gated,
+    "layer scale": lambda: Function(
+        lambda self, x: self.main(x) * self.scale, main=conv(), scale=scales(WIDTH, 1, 1)
+    ),
+    "scalar factors": lambda: Function(
+        lambda self, x: self.main(x) * 0.2 * self.scale / 3, main=conv(), scale=scales(1)
+    ),
+    "relu": lambda: Function(lambda self, x: self.main(x).relu(), main=normed()),
+    "leaky relu": lambda: nn.Sequential(normed(), nn.LeakyReLU(inplace=True)),
+    "pooling": lambda: nn.Sequential(
+        normed(), nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1), nn.Upsample(scale_factor=2)
+    ),
+    "sum of two ends": lambda: Function(
+        lambda self, x: self.one(x) + self.two(x), one=normed(), two=conv(size=1)
+    ),
+    "sum within the end": lambda: Function(
+        lambda self, x: self.one(x).add(self.two(x.relu())).relu(), one=normed(), two=normed()
+    ),
+    "group norm": lambda: nn.Sequential(conv(), nn.GroupNorm(2, WIDTH)),
+}
+TOKENS = {
+    "linear": lambda: nn.Sequential(nn.Linear(WIDTH, 9), nn.GELU(), nn.Linear(9, WIDTH)),
+    "layer norm": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)),
+    "rms norm": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.RMSNorm(WIDTH)),
+    "rms norm written out": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), RMSNorm()),
+    "layer scale": lambda: Function(
+        lambda self, x: self.main(x) * self.scale, main=nn.Linear(WIDTH, WIDTH), scale=scales(WIDTH)
+    ),
+    "attention": attention,
+    "window": lambda: Function(
+        lambda self, x: self.main(x.view(-1, 2, 2, WIDTH)).view(x.shape).roll(1, 1),
+        main=nn.Linear(WIDTH, WIDTH),
+    ),
+    "linear layer on a transposed view": lambda: Function(
+        lambda self, x: self.main(x.transpose(1, 2).contiguous().transpose(1, 2)),
+        main=nn.Linear(WIDTH, WIDTH),
+    ),
+}
+
+
+class Random(nn.Module):
+    """Step sizes of its own for every channel, so that no two may be mixed up."""
+
+    def __init__(self, depth, features, channels, hidden):
+        super().__init__()
+        self.steps = nn.Parameter(0.2 + torch.rand(depth, channels))
+
+    def forward(self, averaged):
+        return self.steps
+
+
+def explicit(network: Network, steps: dict[str, Tensor], x: Tensor, axis: int) -> Tensor:
+    """Eq. 13, channel by channel, on the plain network."""
+    x = network.stem(x)
+    for block, step in zip(network.blocks, steps.values(), strict=True):
+        x = x + block.body(x) * step.view(-1, *(1 for _ in x.shape[axis + 1 :]))
+    return x
+
+
+def make(body, tokens):
+    torch.manual_seed(0)
+    stem = nn.Linear(4, WIDTH) if tokens else nn.Conv2d(3, WIDTH, 1)
+    x = torch.randn(2, 8, 4) if tokens else torch.randn(2, 3, 6, 6)
+    network = Network(stem, body(), body()).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) / 4)
+    return network, x.double()
+
+
+CASES = [
+    *(pytest.param(body, False, id=f"images, {name}") for name, body in IMAGES.items()),
+    *(pytest.param(body, True, id=f"tokens, {name}") for name, body in TOKENS.items()),
+]
+
+
+@pytest.mark.parametrize(("body", "tokens"), CASES)
+def test_step_sizes_equal_the_explicit_product(body, tokens):
+    plain, x = make(body, tokens)
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    steps = timestepper.step_sizes(network)
+    assert list(steps) == ["blocks.0", "blocks.1"]
+    for training in (True, False):
+        ours = network.train(training)(x)
+        theirs = explicit(plain.train(training), steps, x, axis=2 if tokens else 1)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        weights = torch.randn_like(ours)
+        for result, of in ((ours, network), (theirs, plain)):
+            of.zero_grad()
+            (result * weights).sum().backward()
+        for name, parameter in plain.named_parameters():
+            torch.testing.assert_close(
+                network.get_parameter(name).grad, parameter.grad, rtol=1e-9, atol=1e-11
+            )
+
+
+@pytest.mark.parametrize(("body", "tokens"), CASES)
+def test_folding_is_exact(body, tokens):
+    network, x = make(body, tokens)
+    keys = list(network.state_dict())
+    timestepper.attach(network, Random, example_input=x).eval()
+    with torch.no_grad():
+        before = network(x)
+        torch.testing.assert_close(timestepper.fold(network)(x), before, rtol=1e-10, atol=1e-12)
+    assert list(network.state_dict()) == keys
+
+
+@pytest.mark.parametrize(("body", "tokens"), CASES)
+def test_preserve_changes_nothing(body, tokens):
+    network, x = make(body, tokens)
+    network.eval()
+    with torch.no_grad():
+        before = network(x)
+        timestepper.attach(network, preserve=True, example_input=x)
+        torch.testing.assert_close(network(x), before, rtol=1e-10, atol=1e-12)
+
+
+def channel_gate():
+    """ECA: a convolution along the channels mixes what it reads."""
+
+    def body(self, x):
+        u = self.main(x)
+        gate = self.read(u.mean((2, 3))[:, None]).sigmoid()
+        return u * gate.transpose(1, 2)[..., None]
+
+    return Function(body, main=normed(), read=nn.Conv1d(1, 1, 3, padding=1))
+
+
+def spatial_gate():
+    def body(self, x):
+        u = self.main(x)
+        return u * self.read(u.amax(1, keepdim=True)).sigmoid()
+
+    return Function(body, main=normed(), read=conv(1, inputs=1))
+
+
+def tapped():
+    def body(self, x):
+        u = self.main(x)
+        self.tap = u.tanh()
+        return u
+
+    return Function(body, main=normed())
+
+
+def shared():
+    layer = conv()
+    return Function(lambda self, x: layer(layer(x).relu()), layer=layer)
+
+
+class TransposedWeight(nn.Module):
+    """A weight used as (in, out), where linear layers use (out, in)."""
+
+    def __init__(self):
+        super().__init__()
+        self.main = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, x):
+        return (x.flatten(0, 1) @ self.main.weight).view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens", "message"),
+    [
+        (channel_gate, False, "used elsewhere too"),
+        (spatial_gate, False, "used elsewhere too"),
+        (tapped, False, "used elsewhere too .by tanh in blocks.0.body"),
+        (shared, False, "used 2 times"),
+        (lambda: nn.Sequential(normed(), nn.SiLU()), False, "ends in silu"),
+        (
+            lambda: nn.Sequential(conv(), nn.Upsample((5, 5)), nn.ConstantPad2d((0, 1, 0, 1), 1.0)),
+            False,
+            "ends in constant_pad_nd",
+        ),
+        (
+            lambda: Function(lambda self, x: (u := self.main(x)) * u, main=normed()),
+            False,
+            "ends in mul",
+        ),
+        (
+            lambda: Function(
+                lambda self, x: self.one(x) + self.two(x).flip(1), one=normed(), two=normed()
+            ),
+            False,
+            "a sum of unlike channels",
+        ),
+        (lambda: Function(lambda self, x: 1 / self.main(x), main=normed()), False, "ends in"),
+        (TransposedWeight, True, "ends in"),
+    ],
+)
+def test_what_does_not_fold_is_refused(body, tokens, message):
+    network, x = make(body, tokens)
+    with pytest.raises(FoldError, match=message):
+        timestepper.attach(network, example_input=x)
+    assert not hasattr(network, "time_stepping")
+
+
+class Restless(nn.Module):
+    """Step sizes that jump with every change of the weights they are computed from."""
+
+    def __init__(self, depth, features, channels, hidden):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, averaged):
+        jump = 0.5 + 0.4 * torch.sin(1e9 * averaged.sum(1, keepdim=True))
+        return jump.expand(-1, self.channels)
+
+
+def test_preserve_gives_up_and_leaves_the_network_as_it_was():
+    network, x = make(TOKENS["window"], tokens=True)
+    state = copy.deepcopy(network.state_dict())
+    with pytest.raises(StateError, match=r"stage 'blocks' follow the weights.*attach without it"):
+        timestepper.attach(network, Restless, preserve=True, example_input=x)
+    assert list(network.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_gate_behind_the_end_is_not_read():
+    network, x = make(IMAGES["gate"], tokens=False)
+    branch = timestepper.find_branches(network, x)[0]
+    assert branch.weights == ("blocks.0.body.main.0",)
+    assert branch.scaled == ("blocks.0.body.main.1",)
+    assert branch.divided == ("blocks.0.body.read",)
