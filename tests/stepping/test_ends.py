@@ -128,6 +128,14 @@ IMAGES = {
     "sum within the end": lambda: Function(
         lambda self, x: self.one(x).add(self.two(x.relu())).relu(), one=normed(), two=normed()
     ),
+    "transposed convolution": lambda: nn.Sequential(
+        conv(), nn.ConvTranspose2d(WIDTH, WIDTH, 3, padding=1, groups=2)
+    ),
+    "concatenation": lambda: Function(
+        lambda self, x: torch.cat([self.one(x[..., :2]), self.two(x[..., 2:])], -1),
+        one=normed(),
+        two=conv(),
+    ),
     "group norm": lambda: nn.Sequential(conv(), nn.GroupNorm(2, WIDTH)),
 }
 TOKENS = {
@@ -335,3 +343,20 @@ def test_a_gate_behind_the_end_is_not_read():
     assert branch.weights == ("blocks.0.body.main.0",)
     assert branch.scaled == ("blocks.0.body.main.1",)
     assert branch.divided == ("blocks.0.body.read",)
+
+
+def test_branches_that_share_all_parameters_share_step_sizes():
+    torch.manual_seed(0)
+    block = Residual(normed())
+    network = nn.Sequential(nn.Conv2d(3, WIDTH, 1), block, block, nn.ReLU(), block).double().eval()
+    x = torch.randn(2, 3, 6, 6).double()
+    plain = copy.deepcopy(network)
+    timestepper.attach(network, Random, example_input=x)
+    ((name, step),) = timestepper.step_sizes(network).items()
+    assert name == "1"
+    expected = plain[0](x)
+    for activation in (nn.Identity(), nn.ReLU(), nn.Identity()):
+        expected = activation(expected + plain[1].body(expected) * step[:, None, None])
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
+    assert len(network.state_dict()) == len(plain.state_dict())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE
-from timestepper.stepping.factors import SCALABLE, check_scalable
+from timestepper.stepping.factors import SCALABLE, TRANSPOSED, check_scalable
 from timestepper.stepping.watch import Operation, Trace, of_kinds
 
 # Move values without changing them.
@@ -40,6 +40,7 @@ HOMOGENEOUS = of_kinds(
     "relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim amax.default"
 )
 ADDITIONS = of_kinds("add.Tensor add_.Tensor")
+CONCATENATIONS = of_kinds("cat.default")
 PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
 QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
 CONVOLUTIONS = of_kinds("convolution.default")
@@ -55,13 +56,15 @@ CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
 class End:
     """What takes a branch's step sizes; see :class:`~timestepper.stepping.branches.Branch`.
 
-    ``ends`` has the indices of the operations that apply what is scaled, ``way`` of all from there
+    ``uses`` has (module name, parameter name) of all that is scaled or divided, ``ends`` the
+    indices of the operations that apply what is scaled, ``way`` those of all operations from there
     to the branch's result.
     """
 
     scaled: tuple[str, ...]
     divided: tuple[str, ...]
     inside: tuple[str, ...]
+    uses: frozenset[tuple[str, str]]
     ends: frozenset[int]
     way: frozenset[int]
 
@@ -84,6 +87,7 @@ class EndFinder:
         # What is found, with the module in whose forward it is used.
         self.scaled: dict[str, str] = {}
         self.divided: dict[str, str] = {}
+        self.uses: set[tuple[str, str]] = set()
         self.ends: set[int] = set()
         self.labels: dict[int, Tensor] = {}
 
@@ -104,6 +108,7 @@ class EndFinder:
             tuple(self.scaled),
             tuple(self.divided),
             (*self.scaled.values(), *self.divided.values()),
+            frozenset(self.uses),
             frozenset(self.ends),
             way,
         )
@@ -137,6 +142,11 @@ class EndFinder:
             if not torch.equal(first, second):
                 raise self._refuse(operation, "a sum of unlike channels")
             return first
+        if operation.kind in CONCATENATIONS and operation.uses_input == len(operation.call.args[0]):
+            parts = [
+                self._go_back(self.trace.operations[p.operation]) for p in operation.call.args[0]
+            ]
+            return torch.cat(parts, *operation.call.args[1:])
         if operation.kind in PRODUCTS and len(sources) == 2:
             return self._one_of(operation, sources).expand(operation.shape)
         if len(sources) == 1 and operation.kind not in ADDITIONS:
@@ -149,11 +159,11 @@ class EndFinder:
         """A product takes the factor through either side, the other is a gate."""
         refusal: FoldError | None = None
         for source in sorted(sources, key=lambda source: -source.shape.numel()):
-            before = dict(self.scaled), set(self.ends), dict(self.labels)
+            before = dict(self.scaled), set(self.uses), set(self.ends), dict(self.labels)
             try:
                 return self._go_back(source)
             except FoldError as error:
-                self.scaled, self.ends, self.labels = before
+                self.scaled, self.uses, self.ends, self.labels = before
                 refusal = refusal or error
         assert refusal is not None
         raise refusal
@@ -199,7 +209,7 @@ class EndFinder:
                 axis = 1
             else:
                 continue
-            if not self._as_linear(source, module):
+            if not _as_its_module_does(source, module):
                 continue
             used = {name for name, _ in module.named_parameters(recurse=False)}
             applied = (*operation.parameters, *source.parameters)
@@ -212,8 +222,7 @@ class EndFinder:
                 names = [f"{owner}.{name}" for name in sorted(used, reverse=True)]
             else:
                 raise self._refuse(operation, f"a {type(module).__name__}")
-            for name in used:
-                self._refuse_second_use(operation, owner, name)
+            self.uses.update((owner, name) for name in used)
             self.scaled.update(dict.fromkeys(names, operation.module))
             return _along(operation.shape, axis)
         return None
@@ -236,28 +245,10 @@ class EndFinder:
             axis = long[0] - len(shape) + len(operation.shape)
             if shape[long[0]] != operation.shape[axis]:
                 continue
-            self._refuse_second_use(operation, owner, name)
+            self.uses.add((owner, name))
             self.scaled[f"{owner}.{name}" if owner else name] = operation.module
             return _along(operation.shape, axis)
         return None
-
-    def _refuse_second_use(self, operation: Operation, owner: str, name: str) -> None:
-        if self.trace.uses[owner, name] > 1:
-            raise self._refuse(
-                operation,
-                f"whose {name} is used {self.trace.uses[owner, name]} times: step sizes there "
-                "would change more than the branch",
-            )
-
-    def _as_linear(self, operation: Operation, module: nn.Module) -> bool:
-        """Tell whether a matrix product uses a weight as ``nn.Linear`` does: transposed."""
-        if operation.kind not in MATRIX_PRODUCTS:
-            return True
-        matrix = operation.call.args[-1]
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        transposed = weight.t()
-        return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
 
     def _go_on(self, operation: Operation, labels: Tensor) -> None:
         """Follow scaled values that leave the branch's way, up to a layer that can be divided."""
@@ -265,23 +256,23 @@ class EndFinder:
             module = self.trace.network.get_submodule(owner)
             if parameter != "weight" or not isinstance(module, READABLE):
                 continue
+            if not _as_its_module_does(operation, module):
+                continue
             if operation.kind in CONVOLUTIONS:
                 axis, activation = 1, 0
-            elif operation.kind in MATRIX_PRODUCTS and self._as_linear(operation, module):
+            elif operation.kind in MATRIX_PRODUCTS:
                 axis, activation = labels.ndim - 1, len(operation.call.args) - 2
             else:
                 continue
-            transposed = operation.kind in CONVOLUTIONS and operation.call.args[6]
             if (
-                not transposed
-                and len(operation.inputs) == 1
+                operation.uses_input == 1
                 and self.trace.is_input(operation, activation)
                 and torch.equal(labels, _along(labels.shape, axis))
             ):
-                self._refuse_second_use(operation, owner, "weight")
+                self.uses.add((owner, "weight"))
                 self.divided[owner] = operation.module
                 return
-        passed = self._passed(operation, labels) if len(operation.inputs) == 1 else None
+        passed = self._passed(operation, labels)
         if passed is None or operation.parameters:
             kind = operation.kind.split(".")[1].strip("_")
             raise FoldError(
@@ -291,6 +282,19 @@ class EndFinder:
             )
         for consumer in operation.consumers:
             self._go_on(self.trace.operations[consumer], passed)
+
+
+def _as_its_module_does(operation: Operation, module: nn.Module) -> bool:
+    """Tell whether a weight is used as its module would, with its rows for results."""
+    if operation.kind in CONVOLUTIONS:
+        return bool(operation.call.args[6]) == isinstance(module, TRANSPOSED)
+    if operation.kind not in MATRIX_PRODUCTS:
+        return True
+    matrix = operation.call.args[-1]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    transposed = weight.t()
+    return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
 
 
 def _along(shape: torch.Size, axis: int) -> Tensor:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from timestepper.errors import FoldError, NoBranchError
-from timestepper.stepping.branches import READABLE, Branch, get_module, weight_of
+from timestepper.stepping.branches import READABLE, Branch, get_module
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 SCALABLE = (
     nn.modules.batchnorm._BatchNorm,
@@ -17,8 +19,9 @@ SCALABLE = (
     nn.Conv2d,
     nn.Conv3d,
     nn.Linear,
+    *TRANSPOSED,
 )
-"""Modules linear in ``weight`` and ``bias`` together, output channels in dimension 0 of both."""
+"""Modules linear in ``weight`` and ``bias`` together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +51,34 @@ class Factor:
         return parameter
 
     @property
+    def along_columns(self) -> bool:
+        """Step sizes belong to the weight's second dimension: ``(in, out / groups, *kernel)``."""
+        transposed = isinstance(self.module, TRANSPOSED) and self.name == "weight"
+        return self.divided != transposed
+
+    @property
     def channels(self) -> int:
         """How many step sizes it takes."""
-        if self.divided:
-            return weight_of(self.module).shape[1] * int(getattr(self.module, "groups", 1))
-        return self.parameter.numel() if self.is_vector else self.parameter.shape[0]
+        if self.along_columns:
+            return self.parameter.shape[1] * int(getattr(self.module, "groups", 1))
+        if isinstance(self.module, SCALABLE):
+            return self.parameter.shape[0]
+        return self.parameter.numel()
 
     @property
     def is_vector(self) -> bool:
-        """Only one axis, that of the channels, is longer than 1."""
-        return self.parameter.numel() == max(self.parameter.shape, default=1)
+        """It has one value for each step size, and is multiplied."""
+        return not self.along_columns and self.parameter.numel() == self.channels
 
     def spread(self, steps: Tensor) -> Tensor:
         """Bring step sizes, ``(channels,)``, into a shape that broadcasts with the parameter."""
-        if not self.divided:
-            if self.is_vector:
-                return steps.view(self.parameter.shape)
-            return steps.view((-1,) + (1,) * (self.parameter.ndim - 1))
-        shape, groups = self.parameter.shape, int(getattr(self.module, "groups", 1))
-        # Each group of output rows reads a run of input channels of its own.
+        shape = self.parameter.shape
+        if self.is_vector:
+            return steps.view(shape)
+        if not self.along_columns:
+            return steps.view(-1, *(1 for _ in shape[1:]))
+        groups = int(getattr(self.module, "groups", 1))
+        # Each group of rows has a run of columns of its own.
         columns = steps.view(groups, 1, shape[1]).expand(-1, shape[0] // groups, -1)
         return columns.reshape(shape[0], shape[1], *(1 for _ in shape[2:]))
 

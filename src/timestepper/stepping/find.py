@@ -62,6 +62,7 @@ def find_branches(network: nn.Module, example_input: ExampleInput | None = None)
             "joins a tensor with something computed from it; name them with branches=[...]"
         )
     found, branches = _describe(found)
+    found, branches = _join_shared(trace, found, branches)
     _refuse_sharing(branches)
     names = _stage_names([finding.likeness for finding in found], branches)
     return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
@@ -169,7 +170,7 @@ def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 def _describe(found: Sequence[_Finding]) -> tuple[list[_Finding], list[Branch]]:
     """Describe the branches, leaving out additions within the end of another branch."""
-    sites = Counter(finding.site for finding in found)
+    sites = Counter(site for site, _ in {(f.site, tuple(f.layers)) for f in found})
     kept: list[_Finding] = []
     branches: list[Branch] = []
     ends: set[int] = set()
@@ -187,6 +188,33 @@ def _describe(found: Sequence[_Finding]) -> tuple[list[_Finding], list[Branch]]:
     if refusal is not None:
         raise refusal
     return kept[::-1], branches[::-1]
+
+
+def _join_shared(
+    trace: Trace, found: Sequence[_Finding], branches: Sequence[Branch]
+) -> tuple[list[_Finding], list[Branch]]:
+    """Make one branch of those with all parameters in common: they share step sizes too.
+
+    Raises:
+        FoldError: a parameter that step sizes would go into is used elsewhere too.
+    """
+    groups: dict[Any, list[tuple[_Finding, Branch]]] = {}
+    for finding, branch in zip(found, branches, strict=True):
+        key = branch.weights, branch.scaled, branch.divided
+        groups.setdefault(key, []).append((finding, branch))
+    for members in groups.values():
+        finding, branch = members[0]
+        assert finding.end is not None
+        for owner, parameter in sorted(finding.end.uses):
+            uses = trace.uses[owner, parameter]
+            if uses > len(members):
+                raise FoldError(
+                    f"branch {branch.name}: the {parameter} of {owner or 'the network itself'} is "
+                    f"used {uses} times, so step sizes there would change more than the branch; "
+                    "give branches=[...] without it"
+                )
+    firsts = [members[0] for members in groups.values()]
+    return [finding for finding, _ in firsts], [branch for _, branch in firsts]
 
 
 def _refuse_sharing(branches: Sequence[Branch]) -> None:

@@ -80,7 +80,7 @@ class Stage:
         result: list[list[Tensor]] = [[] for _ in self.branches]
         for place in range(max(map(len, self.factors))):
             present = [(i, f[place]) for i, f in enumerate(self.factors) if place < len(f)]
-            if all(factor.is_vector and not factor.divided for _, factor in present):
+            if all(factor.is_vector for _, factor in present):
                 rows = steps if len(present) == len(steps) else steps[[i for i, _ in present]]
                 vectors = torch.stack([factor.parameter.reshape(-1) for _, factor in present])
                 products = (vectors * rows).unbind(0)
