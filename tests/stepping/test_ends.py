@@ -88,6 +88,24 @@ def depthwise_gated():
     return Function(body, main=normed(), read=conv(groups=WIDTH))
 
 
+class StandardisedConv(nn.Conv2d):
+    """A weight of zero mean and unit variance, times a gain, as in networks without norms."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.gain = scales(self.out_channels, 1, 1, 1)
+
+    def forward(self, x):
+        weight = nn.functional.batch_norm(
+            self.weight.reshape(1, self.out_channels, -1),
+            None,
+            None,
+            weight=(self.gain * 0.7).view(-1),
+            training=True,
+        ).reshape(self.weight.shape)
+        return nn.functional.conv2d(x, weight, self.bias, padding=self.padding)
+
+
 class RMSNorm(nn.Module):
     """RMS norm over the channels, written out."""
 
@@ -136,6 +154,8 @@ IMAGES = {
         one=normed(),
         two=conv(),
     ),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(conv()),
+    "standardised weight": lambda: StandardisedConv(WIDTH, WIDTH, 3, padding=1),
     "group norm": lambda: nn.Sequential(conv(), nn.GroupNorm(2, WIDTH)),
 }
 TOKENS = {

@@ -193,6 +193,8 @@ class EndFinder:
         """Label the result of an operation that ends the branch, and note its parameters."""
         if operation.kind in PRODUCTS and len(operation.inputs) == 1:
             return self._vector_of_scales(operation)
+        if operation.kind in CONVOLUTIONS and operation.computed:
+            return self._computed_weight(operation)
         for owner, parameter in operation.parameters:
             module = self.trace.network.get_submodule(owner)
             source = operation
@@ -225,6 +227,30 @@ class EndFinder:
             self.uses.update((owner, name) for name in used)
             self.scaled.update(dict.fromkeys(names, operation.module))
             return _along(operation.shape, axis)
+        return None
+
+    def _computed_weight(self, operation: Operation) -> Tensor | None:
+        """End in a convolution whose weight is computed (standardised, normalised) with a gain.
+
+        A parameter with one value for each row that the weight's rows are proportional to: tried
+        out, as the computation may be anything.
+        """
+        weight = operation.computed[0]
+        rows = weight.value.shape[0]
+        biases = [(owner, name) for owner, name in operation.parameters if name == "bias"]
+        if operation.call.args[6] or (operation.call.args[2] is not None and not biases):
+            return None
+        for owner, name in weight.parameters:
+            gain = self.trace.network.get_submodule(owner)._parameters[name]
+            if gain is None or gain.shape != (rows, *(1 for _ in gain.shape[1:])):
+                continue
+            factor = torch.linspace(0.5, 2.0, rows).to(gain)
+            expected = weight.value * factor.view(-1, *(1 for _ in weight.value.shape[1:]))
+            if torch.allclose(weight.again((owner, name), factor), expected, rtol=1e-4, atol=0):
+                for place in ((owner, name), *biases):
+                    self.uses.add(place)
+                    self.scaled[".".join(place)] = operation.module
+                return _along(operation.shape, 1)
         return None
 
     def _before_views(self, operation: Operation) -> Operation:

@@ -48,6 +48,38 @@ class Call:
     kwargs: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A tensor computed from parameters alone.
+
+    Attributes:
+        value: the tensor.
+        parameters: (module name, parameter name) of what went into it, in order of use.
+        call: the operation that made it, its arguments as they were.
+        inputs: those of its arguments that are computed or parameters, by their ids.
+    """
+
+    value: Tensor
+    parameters: tuple[tuple[str, str], ...]
+    call: Call
+    inputs: dict[int, Computed | tuple[str, str]]
+
+    def again(self, parameter: tuple[str, str], factor: Tensor) -> Tensor:
+        """Compute it from a parameter times a factor."""
+
+        def put(leaf: Any) -> Any:
+            known = self.inputs.get(id(leaf)) if isinstance(leaf, Tensor) else None
+            if isinstance(known, Computed):
+                return known.again(parameter, factor)
+            if known != parameter:
+                return leaf
+            return leaf * (factor if leaf.ndim == 1 else factor.view(leaf.shape))
+
+        args, kwargs = tree_map(put, (self.call.args, self.call.kwargs))
+        result: Tensor = tree_leaves(self.call.operator(*args, **kwargs))[0]
+        return result
+
+
 @dataclass(slots=True)
 class Operation:
     """One tensor operation of the pass that depends on the network's input.
@@ -59,6 +91,7 @@ class Operation:
         inputs: indices of the operations whose results it used.
         parameters: (module name, parameter name) of the parameters it used.
         parameter_shapes: their shapes as it used them.
+        computed: what it used that is computed from parameters alone: a standardised weight, say.
         shape: its first result's shape.
         plain_sum: for additions, both sides of the result's shape and with factor 1.
         ancestors: bit i is set where operation i went into it; its own bit too.
@@ -72,6 +105,7 @@ class Operation:
     inputs: tuple[int, ...]
     parameters: tuple[tuple[str, str], ...]
     parameter_shapes: tuple[torch.Size, ...]
+    computed: tuple[Computed, ...]
     shape: torch.Size
     plain_sum: bool
     ancestors: int
@@ -97,8 +131,11 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.network = network
         nothing = Call(None, (), {})
-        self.operations = [Operation(0, "input", "", (), (), (), torch.Size(), False, 1, nothing)]
+        self.operations = [
+            Operation(0, "input", "", (), (), (), (), torch.Size(), False, 1, nothing)
+        ]
         self.uses: Counter[tuple[str, str]] = Counter()
+        self._computed: dict[int, Computed] = {}
         self.running = [""]
         self._made_by = {id(tensor): 0 for tensor in inputs}
         self._parameters = {
@@ -121,6 +158,7 @@ class Trace(TorchDispatchMode):
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         sources = tuple(dict.fromkeys(self._made_by[id(t)] for t in used if id(t) in self._made_by))
         parameters = [t for t in used if id(t) in self._parameters]
+        computed = tuple(self._computed[id(t)] for t in used if id(t) in self._computed)
         call = Call(func, *tree_map(self._stand_in, (args, kwargs)))
         shapes = [t.shape for t in used]
         result = func(*args, **kwargs)
@@ -129,13 +167,24 @@ class Trace(TorchDispatchMode):
         kind = str(func)
         if sources:
             plain_sum = kwargs.get("alpha", 1) == 1 and all(s == outputs[0].shape for s in shapes)
-            index = self._record(kind, sources, parameters, outputs, plain_sum, call)
+            index = self._record(kind, sources, parameters, computed, outputs, plain_sum, call)
             if kind in _DIVIDING:
                 for number, output in enumerate(outputs):
                     part = Call(None, (Made(index), number), {})
-                    self._record("part", (index,), [], [output], False, part)
+                    self._record("part", (index,), [], (), [output], False, part)
         elif kind in _RENAMES and parameters:
             self._parameters[id(outputs[0])] = self._parameters[id(parameters[0])]
+        elif (parameters or computed) and outputs:
+            inputs: dict[int, Computed | tuple[str, str]] = {
+                id(t): self._computed.get(id(t)) or self._parameters[id(t)]
+                for t in used
+                if id(t) in self._computed or id(t) in self._parameters
+            }
+            names = [self._parameters[id(parameter)] for parameter in parameters]
+            names += [name for one in computed for name in one.parameters]
+            self._computed[id(outputs[0])] = Computed(
+                outputs[0], tuple(dict.fromkeys(names)), call, inputs
+            )
         return result
 
     def _stand_in(self, leaf: Any) -> Any:
@@ -147,6 +196,7 @@ class Trace(TorchDispatchMode):
         kind: str,
         sources: tuple[int, ...],
         parameters: list[Tensor],
+        computed: tuple[Computed, ...],
         outputs: list[Tensor],
         plain_sum: bool,
         call: Call,
@@ -158,6 +208,8 @@ class Trace(TorchDispatchMode):
             self.operations[source].consumers.append(index)
         names = tuple(self._parameters[id(parameter)] for parameter in parameters)
         self.uses.update(names)
+        for one in computed:
+            self.uses.update(one.parameters)
         self.operations.append(
             Operation(
                 index,
@@ -166,6 +218,7 @@ class Trace(TorchDispatchMode):
                 sources,
                 names,
                 tuple(parameter.shape for parameter in parameters),
+                computed,
                 outputs[0].shape if outputs else torch.Size(),
                 plain_sum,
                 ancestors,
@@ -215,7 +268,10 @@ class Trace(TorchDispatchMode):
         """
         found: dict[str, nn.Module] = {}
         for operation in self.between(start, end):
-            for name, parameter in operation.parameters:
+            names = [name for one in operation.computed for name in one.parameters]
+            for owner, parameter in (*operation.parameters, *names):
+                name, found_in, _ = owner.partition(".parametrizations.weight")
+                parameter = "weight" if found_in else parameter
                 module = self.network.get_submodule(name)
                 if parameter == "weight" and isinstance(module, kinds):
                     found[name] = module
