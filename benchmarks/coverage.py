@@ -99,7 +99,7 @@ def check(name: str) -> dict[str, str]:
     except TimestepperError as error:
         residual = adds_activations(network, images[:1])
         row["result"] = "refused" if residual else "no residual connection"
-        return row | {"reason": str(error).split("; give branches")[0] if residual else ""}
+        return row | {"reason": str(error).split("; branches=")[0] if residual else ""}
     branches = network.time_stepping.branches
     row |= {"branches": str(len(branches)), "stages": str(len({b.stage for b in branches}))}
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import timestepper
-from timestepper.errors import FoldError, StateError
+from timestepper.errors import FoldError, NoBranchError, StateError
 
 WIDTH = 6
 
@@ -334,6 +334,25 @@ def test_what_does_not_fold_is_refused(body, tokens, message):
     with pytest.raises(FoldError, match=message):
         timestepper.attach(network, example_input=x)
     assert not hasattr(network, "time_stepping")
+    with pytest.raises(NoBranchError, match=f"none of the residual branches.*{message}"):
+        timestepper.find_branches(network, x, skip_unfoldable=True)
+
+
+def test_branches_that_do_not_fold_can_be_left_out():
+    torch.manual_seed(0)
+    bodies = [normed(), nn.Sequential(normed(), nn.SiLU()), normed()]
+    network = Network(nn.Conv2d(3, WIDTH, 1), *bodies).eval()
+    x = torch.randn(2, 3, 6, 6)
+    with pytest.raises(
+        FoldError, match=r"blocks\.1 ends in silu.*skip_unfoldable=True. leaves out"
+    ):
+        timestepper.attach(network, example_input=x)
+    branches = timestepper.find_branches(network, x, skip_unfoldable=True)
+    assert [branch.name for branch in branches] == ["blocks.0", "blocks.2"]
+    timestepper.attach(network, branches=branches)
+    with torch.no_grad():
+        before = network(x)
+        assert torch.equal(timestepper.fold(network)(x), before)
 
 
 class Restless(nn.Module):

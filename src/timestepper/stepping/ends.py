@@ -118,7 +118,7 @@ class EndFinder:
         why = why or "which step sizes do not fold into exactly"
         return FoldError(
             f"branch {self.name} ends in {kind} (in {operation.module or 'the network itself'}), "
-            f"{why}; give branches=[...] without it"
+            f"{why}"
         )
 
     def _go_back(self, operation: Operation) -> Tensor:
@@ -304,7 +304,7 @@ class EndFinder:
             raise FoldError(
                 f"branch {self.name}: its result is used elsewhere too (by {kind} in "
                 f"{operation.module or 'the network itself'}), so a step size there would change "
-                "more than the branch; give branches=[...] without it"
+                "more than the branch"
             )
         for consumer in operation.consumers:
             self._go_on(self.trace.operations[consumer], passed)

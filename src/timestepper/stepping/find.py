@@ -35,7 +35,9 @@ ExampleInput = Tensor | tuple[Any, ...]
 """One tensor, or the tuple of a forward pass's positional arguments."""
 
 
-def find_branches(network: nn.Module, example_input: ExampleInput | None = None) -> list[Branch]:
+def find_branches(
+    network: nn.Module, example_input: ExampleInput | None = None, *, skip_unfoldable: bool = False
+) -> list[Branch]:
     """Find residual branches by watching one forward pass.
 
     An addition ``x + f`` with f computed from x, or both from one earlier tensor and f by more
@@ -46,12 +48,13 @@ def find_branches(network: nn.Module, example_input: ExampleInput | None = None)
         network: the network, attached or plain.
         example_input: what one forward pass needs; by default random numbers of the size in the
             network's ``pretrained_cfg`` or ``default_cfg``, else of shape (1, 3, 64, 64).
+        skip_unfoldable: leave out branches that step sizes do not fold into exactly.
 
     Returns:
         The branches in order of depth.
 
     Raises:
-        NoBranchError: the forward pass failed, or made no residual addition.
+        NoBranchError: the forward pass failed, or made no residual addition, or none is left.
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
     """
     trace = watch(network, _inputs(network, example_input))
@@ -61,8 +64,17 @@ def find_branches(network: nn.Module, example_input: ExampleInput | None = None)
             f"no residual branch was found in {type(network).__name__}: none of its additions "
             "joins a tensor with something computed from it; name them with branches=[...]"
         )
-    found, branches = _describe(found)
-    found, branches = _join_shared(trace, found, branches)
+    described, refusals = _describe(found)
+    described, more_refusals = _join_shared(trace, described)
+    refusals += more_refusals
+    if refusals and not skip_unfoldable:
+        raise FoldError(
+            f"{refusals[0]}; branches=timestepper.find_branches(network, skip_unfoldable=True) "
+            "leaves out what does not fold"
+        )
+    if not described:
+        raise NoBranchError(f"step sizes fold into none of the residual branches: {refusals[0]}")
+    found, branches = [f for f, _ in described], [b for _, b in described]
     _refuse_sharing(branches)
     names = _stage_names([finding.likeness for finding in found], branches)
     return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
@@ -159,6 +171,9 @@ class _Finding:
         return branch, end.way
 
 
+_Described = tuple[_Finding, Branch]
+
+
 def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Leave out what a bottleneck does between its pointwise ends (paper, "Implementations")."""
     names = list(modules)
@@ -168,53 +183,53 @@ def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     return {name: modules[name] for name in names}
 
 
-def _describe(found: Sequence[_Finding]) -> tuple[list[_Finding], list[Branch]]:
+def _describe(found: Sequence[_Finding]) -> tuple[list[_Described], list[FoldError]]:
     """Describe the branches, leaving out additions within the end of another branch."""
     sites = Counter(site for site, _ in {(f.site, tuple(f.layers)) for f in found})
-    kept: list[_Finding] = []
-    branches: list[Branch] = []
+    described: list[_Described] = []
+    refusals: list[FoldError] = []
     ends: set[int] = set()
-    refusal: FoldError | None = None
     for finding in reversed(found):
         if finding.addition.index not in ends:
             try:
                 branch, way = finding.branch(alone=sites[finding.site] == 1)
             except FoldError as error:
-                refusal = error
-                continue
-            ends |= way
-            kept.append(finding)
-            branches.append(branch)
-    if refusal is not None:
-        raise refusal
-    return kept[::-1], branches[::-1]
+                refusals.append(error)
+            else:
+                ends |= way
+                described.append((finding, branch))
+    return described[::-1], refusals[::-1]
 
 
 def _join_shared(
-    trace: Trace, found: Sequence[_Finding], branches: Sequence[Branch]
-) -> tuple[list[_Finding], list[Branch]]:
+    trace: Trace, described: Sequence[_Described]
+) -> tuple[list[_Described], list[FoldError]]:
     """Make one branch of those with all parameters in common: they share step sizes too.
 
-    Raises:
-        FoldError: a parameter that step sizes would go into is used elsewhere too.
+    Refused is what puts step sizes into a parameter that is used elsewhere too.
     """
-    groups: dict[Any, list[tuple[_Finding, Branch]]] = {}
-    for finding, branch in zip(found, branches, strict=True):
+    groups: dict[Any, list[_Described]] = {}
+    for finding, branch in described:
         key = branch.weights, branch.scaled, branch.divided
         groups.setdefault(key, []).append((finding, branch))
+    joined: list[_Described] = []
+    refusals: list[FoldError] = []
     for members in groups.values():
         finding, branch = members[0]
         assert finding.end is not None
-        for owner, parameter in sorted(finding.end.uses):
-            uses = trace.uses[owner, parameter]
-            if uses > len(members):
-                raise FoldError(
+        often = [use for use in sorted(finding.end.uses) if trace.uses[use] > len(members)]
+        if often:
+            owner, parameter = often[0]
+            refusals.append(
+                FoldError(
                     f"branch {branch.name}: the {parameter} of {owner or 'the network itself'} is "
-                    f"used {uses} times, so step sizes there would change more than the branch; "
-                    "give branches=[...] without it"
+                    f"used {trace.uses[owner, parameter]} times, so step sizes there would change "
+                    "more than the branch"
                 )
-    firsts = [members[0] for members in groups.values()]
-    return [finding for finding, _ in firsts], [branch for _, branch in firsts]
+            )
+        else:
+            joined.append((finding, branch))
+    return joined, refusals
 
 
 def _refuse_sharing(branches: Sequence[Branch]) -> None:
