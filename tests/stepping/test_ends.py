@@ -1,6 +1,7 @@
 """Ends of branches of many kinds: step sizes there equal Eq. 13 written out, or are refused."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -399,3 +400,24 @@ def test_branches_that_share_all_parameters_share_step_sizes():
     torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
     assert len(network.state_dict()) == len(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("function", "end"),
+    [
+        (lambda self, x: torch.cat(self.main(x).chunk(2)), "split"),
+        (lambda self, x: self.main(x).sigmoid() * x, "sigmoid"),
+    ],
+)
+def test_parts_and_gates_of_the_input_are_no_ends(function, end):
+    network = Residual(Function(function, main=conv()))
+    with pytest.raises(FoldError, match=f"ends in {end} "):
+        timestepper.attach(network, example_input=torch.randn(2, WIDTH, 6, 6))
+
+
+def test_given_branches_may_not_share_what_is_scaled():
+    network, x = make(IMAGES["group norm"], tokens=False)
+    first, second = timestepper.find_branches(network, x)
+    twice = dataclasses.replace(second, scaled=first.scaled, inside=first.inside)
+    with pytest.raises(FoldError, match=r"blocks\.0 and blocks\.1 share blocks\.0\.body\.1"):
+        timestepper.attach(network, branches=[first, twice])

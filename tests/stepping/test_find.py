@@ -58,6 +58,37 @@ def test_torchvision_resnexts(name):
     assert len(timestepper.find_branches(network)) == (16 if "50" in name else 33)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "legacy_seresnet18",
+        "test_byobnet",
+        "test_coatnet",
+        "test_convnext",
+        "test_mambaout",
+        "test_nfnet",
+        "test_vit",
+        "efficientvit_m0",
+        "ghostnet_050",
+    ],
+)
+def test_other_families_of_timm_fold_bit_for_bit(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name).eval()
+    keys = list(network.state_dict())
+    images = torch.randn(1, *network.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        for parameter in network.parameters():  # some start at zero, which would hide a branch
+            if parameter.ndim == 1:
+                parameter.uniform_(0.5, 1.5)
+        plain = network(images)
+        timestepper.attach(network)
+        attached = network(images)
+        assert not torch.allclose(attached, plain)
+        assert torch.equal(timestepper.fold(network)(images), attached)
+    assert list(network.state_dict()) == keys
+
+
 # method.md, section 3: millions of parameters while training with the LSTM controller, and plain.
 @pytest.mark.parametrize(
     ("depth", "trained", "plain"),

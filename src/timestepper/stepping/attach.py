@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import ControllerFactory, get_factory
-from timestepper.errors import AttachedError, NoBranchError, StateError
+from timestepper.errors import AttachedError, FoldError, NoBranchError, StateError
 from timestepper.stepping.branches import (
     READABLE,
     Branch,
@@ -62,7 +62,8 @@ def attach(
     Raises:
         NoBranchError: no residual branch was found, or one that was given does not fit.
         AttachedError: the network has step sizes already.
-        FoldError: a branch does not end in an operation that step sizes fold into exactly.
+        FoldError: a branch does not end in an operation that step sizes fold into exactly, or two
+            share one.
         ConfigurationError: unknown controller.
         StateError: ``preserve`` found no weights that keep the outputs.
     """
@@ -74,6 +75,7 @@ def attach(
     found = list(find_branches(network, example_input) if branches is None else branches)
     if not found:
         raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
+    _refuse_sharing(found)
     by_stage: dict[str, list[Branch]] = {}
     for branch in found:
         by_stage.setdefault(branch.stage, []).append(branch)
@@ -101,6 +103,18 @@ def attach(
     return network
 
 
+def _refuse_sharing(branches: Iterable[Branch]) -> None:
+    users: dict[str, str] = {}
+    for branch in branches:
+        for name in (*branch.scaled, *branch.divided):
+            if name in users:
+                raise FoldError(
+                    f"branches {users[name]} and {branch.name} share {name}: one module can't hold "
+                    "the step sizes of two branches"
+                )
+            users[name] = branch.name
+
+
 def _make_controller(
     network: nn.Module, branches: list[Branch], factory: ControllerFactory, reduction: int | None
 ) -> nn.Module:
@@ -116,7 +130,8 @@ def _make_controller(
                     "reads the weights of convolutions and linear layers"
                 )
         features = sum(weight_of(module)[:, 0].numel() for module in reads)
-        channels = factors_of(network, branch)[0].channels
+        factors = factors_of(network, branch)
+        channels = factors[0].channels
         shapes.add((features, channels, len(reads)))
     if len(shapes) > 1:
         raise NoBranchError(
@@ -127,7 +142,7 @@ def _make_controller(
     if reduction is None:
         reduction = 8 if is_bottleneck(reads) else 4
     controller = factory(len(branches), features, channels, max(1, channels // reduction))
-    reference = factors_of(network, branches[0])[0].parameter
+    reference = factors[0].parameter
     return controller.to(device=reference.device, dtype=reference.dtype)
 
 

@@ -114,11 +114,10 @@ class EndFinder:
         )
 
     def _refuse(self, operation: Operation, why: str = "") -> FoldError:
-        kind = operation.kind.split(".")[1].strip("_")
         why = why or "which step sizes do not fold into exactly"
         return FoldError(
-            f"branch {self.name} ends in {kind} (in {operation.module or 'the network itself'}), "
-            f"{why}"
+            f"branch {self.name} ends in {operation.short_name} "
+            f"(in {operation.module or 'the network itself'}), {why}"
         )
 
     def _go_back(self, operation: Operation) -> Tensor:
@@ -300,11 +299,10 @@ class EndFinder:
                 return
         passed = self._passed(operation, labels)
         if passed is None or operation.parameters:
-            kind = operation.kind.split(".")[1].strip("_")
             raise FoldError(
-                f"branch {self.name}: its result is used elsewhere too (by {kind} in "
-                f"{operation.module or 'the network itself'}), so a step size there would change "
-                "more than the branch"
+                f"branch {self.name}: its result is used elsewhere too (by {operation.short_name} "
+                f"in {operation.module or 'the network itself'}), so a step size there would "
+                "change more than the branch"
             )
         for consumer in operation.consumers:
             self._go_on(self.trace.operations[consumer], passed)

@@ -58,7 +58,7 @@ def find_branches(
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
     """
     trace = watch(network, _inputs(network, example_input))
-    found = [_Finding(trace, addition, body) for addition, body in _residuals(trace)]
+    found = list(_residuals(trace))
     if not found:
         raise NoBranchError(
             f"no residual branch was found in {type(network).__name__}: none of its additions "
@@ -75,7 +75,6 @@ def find_branches(
     if not described:
         raise NoBranchError(f"step sizes fold into none of the residual branches: {refusals[0]}")
     found, branches = [f for f, _ in described], [b for _, b in described]
-    _refuse_sharing(branches)
     names = _stage_names([finding.likeness for finding in found], branches)
     return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
 
@@ -90,8 +89,8 @@ def _inputs(network: nn.Module, example_input: ExampleInput | None) -> tuple[Any
     return (torch.randn(1, *size, generator=generator).to(parameter.device, parameter.dtype),)
 
 
-def _residuals(trace: Trace) -> Iterator[tuple[Operation, Operation]]:
-    """Yield each residual addition with the operation that made its branch's result."""
+def _residuals(trace: Trace) -> Iterator[_Finding]:
+    """Yield each residual addition."""
     for addition in trace.operations:
         if addition.kind not in ADDITIONS or len(addition.inputs) != 2 or not addition.plain_sum:
             continue
@@ -105,7 +104,7 @@ def _residuals(trace: Trace) -> Iterator[tuple[Operation, Operation]]:
         shortcut, body = sorted((first, second), key=lambda end: (end != common, weights[end]))
         # Two long paths of any lengths are two branches of an ordinary block.
         if weights[body] > weights[shortcut] and _is_shortcut(trace, common, shortcut):
-            yield addition, trace.operations[body]
+            yield _Finding(trace, addition, trace.operations[body], common)
 
 
 def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
@@ -129,14 +128,11 @@ def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
 class _Finding:
     """One residual addition and what is to be known of its branch."""
 
-    def __init__(self, trace: Trace, addition: Operation, body: Operation) -> None:
+    def __init__(self, trace: Trace, addition: Operation, body: Operation, common: int) -> None:
         self.trace = trace
         self.addition = addition
         self.body = body
         self.site = addition.module
-        first, second = addition.inputs
-        common = trace.newest_common(first, second)
-        assert common is not None
         self.common = common
         self.layers = list(trace.modules_between(common, body.index, READABLE))
         self.shape = addition.shape
@@ -230,18 +226,6 @@ def _join_shared(
         else:
             joined.append((finding, branch))
     return joined, refusals
-
-
-def _refuse_sharing(branches: Sequence[Branch]) -> None:
-    users: dict[str, str] = {}
-    for branch in branches:
-        for name in (*branch.scaled, *branch.divided):
-            if name in users:
-                raise FoldError(
-                    f"branches {users[name]} and {branch.name} share {name}: one module can't hold "
-                    "the step sizes of two branches"
-                )
-            users[name] = branch.name
 
 
 def _common_prefix(parts: Sequence[Sequence[str]]) -> list[str]:

@@ -113,6 +113,11 @@ class Operation:
     consumers: list[int] = field(default_factory=list)
 
     @property
+    def short_name(self) -> str:
+        """The operator's name for messages, such as ``"add"``."""
+        return self.kind.removeprefix("aten.").partition(".")[0].strip("_")
+
+    @property
     def uses_input(self) -> int:
         """How many of its arguments are results of the pass."""
         leaves = tree_leaves((self.call.args, self.call.kwargs))
