@@ -16,7 +16,7 @@ from timestepper.stepping.branches import (
     is_bottleneck,
     weight_of,
 )
-from timestepper.stepping.factors import factors_of
+from timestepper.stepping.factors import channels_of, factors_of
 from timestepper.stepping.find import ExampleInput, find_branches
 from timestepper.stepping.stages import (
     HOOKS,
@@ -75,7 +75,6 @@ def attach(
     found = list(find_branches(network, example_input) if branches is None else branches)
     if not found:
         raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
-    _refuse_sharing(found)
     by_stage: dict[str, list[Branch]] = {}
     for branch in found:
         by_stage.setdefault(branch.stage, []).append(branch)
@@ -84,16 +83,16 @@ def attach(
         for name, members in by_stage.items()
     }
     stepping = TimeStepping(network, found, controllers)
+    _refuse_sharing(stepping)
     network.time_stepping = stepping
     network.register_forward_pre_hook(StartPass())
     network.register_forward_hook(EndPass(), always_call=True)
     for stage in stepping.stages:
-        for index, factors in enumerate(stage.factors):
-            for inside in dict.fromkeys(factor.inside for factor in factors):
-                enter = EnterBranchEnd(stepping, stage, index, inside)
-                module = network.get_submodule(inside)
-                module.register_forward_pre_hook(enter)
-                module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
+        for inside in dict.fromkeys(factor.inside for factor in stage.factors):
+            enter = EnterBranchEnd(stepping, stage, inside)
+            module = network.get_submodule(inside)
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
     if preserve:
         try:
             _divide_by_step_sizes(stepping)
@@ -103,16 +102,17 @@ def attach(
     return network
 
 
-def _refuse_sharing(branches: Iterable[Branch]) -> None:
+def _refuse_sharing(stepping: TimeStepping) -> None:
     users: dict[str, str] = {}
-    for branch in branches:
-        for name in (*branch.scaled, *branch.divided):
+    for stage in stepping.stages:
+        for factor in stage.factors:
+            name = f"{factor.owner}.{factor.name}"
             if name in users:
                 raise FoldError(
-                    f"branches {users[name]} and {branch.name} share {name}: one module can't hold "
-                    "the step sizes of two branches"
+                    f"step sizes of stage {stage.name!r} and of stage {users[name]!r} would go "
+                    f"into {name}: it can hold those of one stage only, in one way"
                 )
-            users[name] = branch.name
+            users[name] = stage.name
 
 
 def _make_controller(
@@ -130,8 +130,7 @@ def _make_controller(
                     "reads the weights of convolutions and linear layers"
                 )
         features = sum(weight_of(module)[:, 0].numel() for module in reads)
-        factors = factors_of(network, branch)
-        channels = factors[0].channels
+        channels = channels_of(network, branch)
         shapes.add((features, channels, len(reads)))
     if len(shapes) > 1:
         raise NoBranchError(
@@ -142,7 +141,7 @@ def _make_controller(
     if reduction is None:
         reduction = 8 if is_bottleneck(reads) else 4
     controller = factory(len(branches), features, channels, max(1, channels // reduction))
-    reference = factors[0].parameter
+    reference = factors_of(network, branches)[0].parameter
     return controller.to(device=reference.device, dtype=reference.dtype)
 
 
@@ -154,18 +153,16 @@ def _divide_by_step_sizes(stepping: TimeStepping) -> None:
     computed anew until they stand still.
     """
     for stage in stepping.stages:
-        factors = [factor for members in stage.factors for factor in members]
-        originals = [factor.parameter.clone() for factor in factors]
-        rows = [row for row, members in enumerate(stage.factors) for _ in members]
+        originals = [factor.parameter.clone() for factor in stage.factors]
         steps = stage.step_sizes()
         for _ in range(PRESERVE_ROUNDS):
-            for factor, original, row in zip(factors, originals, rows, strict=True):
-                factor.parameter.copy_(factor.inverse(original, steps[row]))
+            for factor, original in zip(stage.factors, originals, strict=True):
+                factor.parameter.copy_(factor.inverse(original, steps))
             before, steps = steps, stage.step_sizes()
             if torch.allclose(steps, before, rtol=4 * torch.finfo(steps.dtype).eps, atol=0):
                 break
         else:
-            for factor, original in zip(factors, originals, strict=True):
+            for factor, original in zip(stage.factors, originals, strict=True):
                 factor.parameter.copy_(original)
             raise StateError(
                 f"preserve=True: the step sizes of stage {stage.name!r} follow the weights that "
@@ -229,9 +226,8 @@ def fold(network: nn.Module) -> nn.Module:
     """
     stepping = _stepping(network)
     for stage in stepping.stages:
-        for factors, products in zip(stage.factors, stage.compute_products(), strict=True):
-            for factor, product in zip(factors, products, strict=True):
-                factor.parameter.copy_(product)
+        for factor, product in zip(stage.factors, stage.compute_products(), strict=True):
+            factor.parameter.copy_(product)
     _take_away(network)
     return network
 

@@ -32,6 +32,9 @@ class Branch:
             they saw before: their input columns are divided by the step sizes.
         inside: for each of ``scaled`` and ``divided`` the module whose forward uses its
             parameters; empty where that is the parameters' owner itself.
+        channels: for each of ``scaled`` and ``divided`` the channels that take the step sizes,
+            (first, past the last), or None for all; empty where it is all of each. Branches of
+            one stage may scale different channels of one parameter.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Branch:
     scaled: tuple[str, ...]
     divided: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
+    channels: tuple[tuple[int, int] | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Take one name for a tuple of one."""

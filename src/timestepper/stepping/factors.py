@@ -1,9 +1,11 @@
-"""The parameters that hold a branch's step sizes, and how step sizes get into them."""
+"""The parameters that hold a stage's step sizes, and how step sizes get into them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from timestepper.errors import FoldError, NoBranchError
@@ -23,18 +25,26 @@ SCALABLE = (
 )
 """Modules linear in ``weight`` and ``bias`` together."""
 
+Run = tuple[int | None, int]
+"""(start, length): so many of a stage's step sizes from start on, or so many ones for None.
+
+A stage's step sizes are counted through, branch after branch.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One parameter that step sizes go into.
+    """One parameter that step sizes of a stage go into.
 
     Attributes:
         owner: name of the module that has the parameter.
         module: that module.
         name: the parameter's name there.
         inside: name of the module whose forward uses it, mostly the owner.
-        divided: the step sizes divide its input columns: it reads the branch's scaled result, for
+        divided: the step sizes divide its input columns: it reads a branch's scaled result, for
             a gate, and has to see what it saw before. Otherwise they multiply its output rows.
+        runs: what its channels are multiplied or divided by, in order: the step sizes of a branch,
+            of several (a norm behind a concatenation), or ones.
     """
 
     owner: str
@@ -42,6 +52,7 @@ class Factor:
     name: str
     inside: str
     divided: bool
+    runs: tuple[Run, ...] = ()
 
     @property
     def parameter(self) -> Tensor:
@@ -58,7 +69,7 @@ class Factor:
 
     @property
     def channels(self) -> int:
-        """How many step sizes it takes."""
+        """How many channels it has."""
         if self.along_columns:
             return self.parameter.shape[1] * int(getattr(self.module, "groups", 1))
         if isinstance(self.module, SCALABLE):
@@ -67,61 +78,150 @@ class Factor:
 
     @property
     def is_vector(self) -> bool:
-        """It has one value for each step size, and is multiplied."""
+        """It has one value for each channel, and is multiplied."""
         return not self.along_columns and self.parameter.numel() == self.channels
 
-    def spread(self, steps: Tensor) -> Tensor:
-        """Bring step sizes, ``(channels,)``, into a shape that broadcasts with the parameter."""
+    def spread(self, channels: Tensor) -> Tensor:
+        """Bring one value for each channel into a shape that broadcasts with the parameter."""
         shape = self.parameter.shape
         if self.is_vector:
-            return steps.view(shape)
+            return channels.view(shape)
         if not self.along_columns:
-            return steps.view(-1, *(1 for _ in shape[1:]))
+            return channels.view(-1, *(1 for _ in shape[1:]))
         groups = int(getattr(self.module, "groups", 1))
         # Each group of rows has a run of columns of its own.
-        columns = steps.view(groups, 1, shape[1]).expand(-1, shape[0] // groups, -1)
+        columns = channels.view(groups, 1, shape[1]).expand(-1, shape[0] // groups, -1)
         return columns.reshape(shape[0], shape[1], *(1 for _ in shape[2:]))
 
     def product(self, steps: Tensor) -> Tensor:
-        """Compute what the network runs with in the parameter's place."""
-        spread = self.spread(steps)
+        """Compute what the network runs with in the parameter's place.
+
+        Args:
+            steps: all step sizes of the stage, ``(depth, channels)``.
+        """
+        spread = self.spread(along(self.runs, steps))
         return self.parameter / spread if self.divided else self.parameter * spread
 
     def inverse(self, product: Tensor, steps: Tensor) -> Tensor:
         """Compute the parameter that has a given product."""
-        spread = self.spread(steps)
+        spread = self.spread(along(self.runs, steps))
         return product * spread if self.divided else product / spread
 
 
-def factors_of(network: nn.Module, branch: Branch) -> list[Factor]:
-    """List the parameters that hold a branch's step sizes.
+def along(runs: Sequence[Run], steps: Tensor) -> Tensor:
+    """Put step sizes and ones one behind the other.
+
+    Args:
+        runs: what to put there.
+        steps: all step sizes of the stage, ``(depth, channels)``.
+
+    Returns:
+        A vector as long as the runs together.
+    """
+    flat = steps.reshape(-1)
+    pieces = [
+        flat.new_ones(length) if start is None else flat[start : start + length]
+        for start, length in runs
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def merged(runs: Sequence[Run]) -> list[Run]:
+    """Join runs that go on where the one before ends."""
+    joined: list[Run] = []
+    for start, length in runs:
+        if joined:
+            before, count = joined[-1]
+            if start is None if before is None else start == before + count:
+                joined[-1] = (before, count + length)
+                continue
+        joined.append((start, length))
+    return joined
+
+
+def channels_of(network: nn.Module, branch: Branch) -> int:
+    """Tell how many step sizes a branch takes.
 
     Raises:
         NoBranchError: the branch names a module or parameter that the network has not.
-        FoldError: step sizes do not go into one of them.
+        FoldError: step sizes do not go into one of them, or they differ in channels.
     """
-    names = [(name, False) for name in branch.scaled] + [(name, True) for name in branch.divided]
-    inside = branch.inside or ("",) * len(names)
-    if len(inside) != len(names):
-        raise NoBranchError(
-            f"branch {branch.name}: inside names {len(inside)} modules for {len(names)} scaled "
-            "or divided"
-        )
-    factors: list[Factor] = []
-    for (name, divided), place in zip(names, inside, strict=True):
-        get_module(network, place)
-        owner, parameters = _parameters(network, name, divided)
-        factors += (
-            Factor(owner, get_module(network, owner), parameter, place or owner, divided)
-            for parameter in parameters
-        )
-    sizes = {factor.channels for factor in factors}
+    sizes = {past - first for _, first, past in _shares(network, branch)}
     if len(sizes) != 1:
         raise FoldError(
             f"branch {branch.name}: what is scaled and divided differs in channels "
             f"({sorted(sizes)}); one step size for each channel has to fit all of it"
         )
-    return factors
+    return sizes.pop()
+
+
+def factors_of(network: nn.Module, branches: Sequence[Branch]) -> list[Factor]:
+    """List the parameters that hold the step sizes of a stage.
+
+    Args:
+        network: the network.
+        branches: the stage's branches in order of depth, all with as many step sizes.
+
+    Returns:
+        Weights before biases, both in order of depth.
+
+    Raises:
+        NoBranchError: a branch names a module or parameter that the network has not.
+        FoldError: step sizes do not go into one of them, or those of two branches into the same.
+    """
+    shares: dict[Factor, list[tuple[int, int, int]]] = {}
+    for index, branch in enumerate(branches):
+        for factor, first, past in _shares(network, branch):
+            shares.setdefault(factor, []).append((first, past, index))
+    factors = [replace(factor, runs=_runs(factor, s, branches)) for factor, s in shares.items()]
+    return sorted(factors, key=lambda factor: factor.name, reverse=True)
+
+
+def _runs(
+    factor: Factor, shares: Sequence[tuple[int, int, int]], branches: Sequence[Branch]
+) -> tuple[Run, ...]:
+    """Lay shares, each (first channel, past the last, the branch's index), along the channels."""
+    runs: list[Run] = []
+    at = 0
+    ordered = sorted(shares)
+    for place, (first, past, index) in enumerate(ordered):
+        if first < at:
+            before = branches[ordered[place - 1][2]]
+            raise FoldError(
+                f"branches {before.name} and {branches[index].name} share {factor.owner}: one "
+                "channel can't hold the step sizes of two branches"
+            )
+        runs += [(None, first - at), (index * (past - first), past - first)]
+        at = past
+    runs.append((None, factor.channels - at))
+    return tuple(merged([run for run in runs if run[1]]))
+
+
+def _shares(network: nn.Module, branch: Branch) -> list[tuple[Factor, int, int]]:
+    """List a branch's factors, each with the first and past the last channel that it scales."""
+    names = [(name, False) for name in branch.scaled] + [(name, True) for name in branch.divided]
+    inside = branch.inside or ("",) * len(names)
+    channels = branch.channels or (None,) * len(names)
+    for said, what in ((inside, "modules"), (channels, "ranges of channels")):
+        if len(said) != len(names):
+            raise NoBranchError(
+                f"branch {branch.name} names {len(said)} {what} for {len(names)} scaled or divided"
+            )
+    shares = []
+    for (name, divided), place, given in zip(names, inside, channels, strict=True):
+        get_module(network, place)
+        owner, parameters = _parameters(network, name, divided)
+        for parameter in parameters:
+            module = get_module(network, owner)
+            factor = Factor(owner, module, parameter, place or owner, divided)
+            first, past = given or (0, factor.channels)
+            if not 0 <= first < past <= factor.channels:
+                raise FoldError(
+                    f"branch {branch.name}: {name} has {factor.channels} channels, so there are "
+                    f"none from {first} to {past}"
+                )
+            shares.append((factor, first, past))
+    return shares
 
 
 def _parameters(network: nn.Module, name: str, divided: bool) -> tuple[str, list[str]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from timestepper.controllers import Controller
 from timestepper.errors import AttachedError
 from timestepper.stepping.branches import AverageWeights, Branch, weight_of
-from timestepper.stepping.factors import factors_of
+from timestepper.stepping.factors import along, factors_of, merged
 
 
 class Stage:
@@ -31,20 +31,22 @@ class Stage:
         self.branches = tuple(branches)
         self.controller = controller
         self.read = [network.get_submodule(name) for b in self.branches for name in b.weights]
-        self.factors = [factors_of(network, branch) for branch in self.branches]
+        factors = factors_of(network, self.branches)
+        self.matrices = [factor for factor in factors if not factor.is_vector]
+        self.vectors = [factor for factor in factors if factor.is_vector]
+        self.factors = [*self.matrices, *self.vectors]
+        self.runs = merged([run for factor in self.vectors for run in factor.runs])
+        self.lengths = [factor.channels for factor in self.vectors]
         self.places = [
-            (factor, *_place(network, factor.owner))
-            for factors in self.factors
-            for factor in factors
-            if factor.owner
+            (factor, *_place(network, factor.owner)) for factor in self.factors if factor.owner
         ]
         self.forget()
 
     def forget(self) -> None:
         """Drop what was computed for the last pass."""
-        self.products: list[list[Tensor]] | None = None
+        self.products: list[Tensor] | None = None
         self.key: Any = None
-        self.used: set[tuple[int, str]] = set()
+        self.used: set[str] = set()
         self.used_without_grad = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Stage:
 
     def step_sizes(self) -> Tensor:
         """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
-        reference = self.factors[0][0].parameter
+        reference = self.factors[0].parameter
         with torch.autocast(reference.device.type, enabled=False):
             if isinstance(self.controller, Controller) and not self.controller.reads_weights:
                 averaged = reference.new_empty((len(self.branches), 0))
@@ -68,28 +70,24 @@ class Stage:
             result: Tensor = self.controller(averaged)
         return result
 
-    def compute_products(self) -> list[list[Tensor]]:
+    def compute_products(self) -> list[Tensor]:
         """Multiply or divide by the step sizes what holds them.
 
         Returns:
-            For each branch the products in the order of its factors. Vectors (norms, biases) of
-            the whole stage are multiplied in one operation; fold writes down these same products,
-            which is why folding is bit for bit exact.
+            The products in the order of ``factors``. Vectors (norms, biases) of the whole stage
+            are multiplied in one operation; fold writes down these same products, which is why
+            folding is bit for bit exact.
         """
         steps = self.step_sizes()
-        result: list[list[Tensor]] = [[] for _ in self.branches]
-        for place in range(max(map(len, self.factors))):
-            present = [(i, f[place]) for i, f in enumerate(self.factors) if place < len(f)]
-            if all(factor.is_vector for _, factor in present):
-                rows = steps if len(present) == len(steps) else steps[[i for i, _ in present]]
-                vectors = torch.stack([factor.parameter.reshape(-1) for _, factor in present])
-                products = (vectors * rows).unbind(0)
-                for (index, factor), product in zip(present, products, strict=True):
-                    result[index].append(product.view(factor.parameter.shape))
-            else:
-                for index, factor in present:
-                    result[index].append(factor.product(steps[index]))
-        return result
+        products = [factor.product(steps) for factor in self.matrices]
+        if self.vectors:
+            vectors = torch.cat([factor.parameter.reshape(-1) for factor in self.vectors])
+            pieces = (vectors * along(self.runs, steps)).split(self.lengths)
+            products += [
+                piece.view(factor.parameter.shape)
+                for factor, piece in zip(self.vectors, pieces, strict=True)
+            ]
+        return products
 
     def prepare(self) -> None:
         """Compute what this pass runs with."""
@@ -105,17 +103,16 @@ class Stage:
     def state_key(self) -> Any:
         """Identify the values that step sizes depend on, and how they are recorded."""
         tensors = [weight_of(module) for module in self.read]
-        tensors += [factor.parameter for factors in self.factors for factor in factors]
+        tensors += [factor.parameter for factor in self.factors]
         tensors += list(self.controller.parameters())
         return torch.is_grad_enabled(), [
             (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
         ]
 
-    def products_for(self, index: int, inside: str, *, whole_pass: bool) -> list[Tensor]:
-        """Give a branch its products, computing them anew where a new pass has begun.
+    def products_for(self, inside: str, *, whole_pass: bool) -> list[Tensor]:
+        """Give the products to a module that uses some, computing them anew in a new pass.
 
         Args:
-            index: the branch's place in the stage.
             inside: the module that asks.
             whole_pass: the network's own forward is running and has prepared the stage. Otherwise
                 a part of the network was called, and this has to find out by itself.
@@ -128,16 +125,16 @@ class Stage:
             # tensors of the pass before. Only where that pass recorded no gradient (the
             # reentrant kind) a graph of its own is needed.
             if self.products is None or self.used_without_grad:
-                return self.compute_products()[index]
+                return self.compute_products()
         elif not whole_pass:
             key = self.state_key()
-            if self.products is None or (index, inside) in self.used or key != self.key:
+            if self.products is None or inside in self.used or key != self.key:
                 self.prepare()
                 self.key = key
         assert self.products is not None
-        self.used.add((index, inside))
+        self.used.add(inside)
         self.used_without_grad |= not torch.is_grad_enabled()
-        return self.products[index]
+        return self.products
 
 
 def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -194,29 +191,26 @@ class EndPass:
 
 
 class EnterBranchEnd:
-    """Hook before a module that uses a branch's factors: let it run with the products instead.
+    """Hook before a module that uses a stage's factors: let it run with the products instead.
 
     An attribute in the owner's ``__dict__`` is found before its registered parameter of the same
     name, which stays where it is. Hooks are objects, not closures, so that a copy of the network
     gets hooks that refer to the copy.
     """
 
-    def __init__(self, stepping: TimeStepping, stage: Stage, index: int, inside: str) -> None:
+    def __init__(self, stepping: TimeStepping, stage: Stage, inside: str) -> None:
         self.stepping = stepping
         self.stage = stage
-        self.index = index
         self.inside = inside
         self.factors = [
             (place, factor.module, factor.name)
-            for place, factor in enumerate(stage.factors[index])
+            for place, factor in enumerate(stage.factors)
             if factor.inside == inside
         ]
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Cover the parameters."""
-        products = self.stage.products_for(
-            self.index, self.inside, whole_pass=self.stepping.inside_forward
-        )
+        products = self.stage.products_for(self.inside, whole_pass=self.stepping.inside_forward)
         for place, owner, name in self.factors:
             owner.__dict__[name] = products[place]
 
