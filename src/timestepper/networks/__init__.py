@@ -1,6 +1,15 @@
 """Networks of our own, and one door to those of timm and torchvision."""
 
+from timestepper.networks.cifar_densenet import CifarDenseNet
 from timestepper.networks.cifar_resnet import BasicBlock, CifarResNet
+from timestepper.networks.clique_net import CliqueNet
 from timestepper.networks.registry import create, list_networks
 
-__all__ = ["BasicBlock", "CifarResNet", "create", "list_networks"]
+__all__ = [
+    "BasicBlock",
+    "CifarDenseNet",
+    "CifarResNet",
+    "CliqueNet",
+    "create",
+    "list_networks",
+]

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from timestepper.errors import ConfigurationError
+from timestepper.networks.initialise import he_normal
 
 WIDTHS = (16, 32, 64)
 
@@ -101,9 +102,7 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks, 2, shortcut)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(WIDTHS[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images.

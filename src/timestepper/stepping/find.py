@@ -17,6 +17,7 @@ from timestepper.stepping.branches import (
     is_pointwise,
     weight_of,
 )
+from timestepper.stepping.dense import dense_layers, describe_dense
 from timestepper.stepping.ends import (
     ADDITIONS,
     CONVOLUTIONS,
@@ -41,8 +42,10 @@ def find_branches(
     """Find residual branches by watching one forward pass.
 
     An addition ``x + f`` with f computed from x, or both from one earlier tensor and f by more
-    weights, is a residual connection. The pass runs in eval mode without gradients and leaves
-    parameters, buffers, modes and random state as they were.
+    weights, is a residual connection; so is a concatenation of all features so far with new ones
+    computed from them, layer after layer (DenseNet). The pass runs in eval mode without gradients
+    and leaves parameters, buffers, modes and random state as they were. A network that can't be
+    watched so names its branches in a method ``residual_branches() -> list[Branch]`` instead.
 
     Args:
         network: the network, attached or plain.
@@ -57,9 +60,11 @@ def find_branches(
         NoBranchError: the forward pass failed, or made no residual addition, or none is left.
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
     """
+    if hasattr(network, "residual_branches"):
+        return list(network.residual_branches())  # type: ignore[operator]
     trace = watch(network, _inputs(network, example_input))
-    found = list(_residuals(trace))
-    if not found:
+    found, dense = list(_residuals(trace)), dense_layers(trace)
+    if not found and not dense:
         raise NoBranchError(
             f"no residual branch was found in {type(network).__name__}: none of its additions "
             "joins a tensor with something computed from it; name them with branches=[...]"
@@ -67,15 +72,22 @@ def find_branches(
     described, refusals = _describe(found)
     described, more_refusals = _join_shared(trace, described)
     refusals += more_refusals
+    steps = [(f.addition.index, branch, f.likeness) for f, branch in described]
+    for layer in dense:
+        try:
+            steps.append((layer.features, *describe_dense(trace, layer)))
+        except FoldError as error:
+            refusals.append(error)
     if refusals and not skip_unfoldable:
         raise FoldError(
             f"{refusals[0]}; branches=timestepper.find_branches(network, skip_unfoldable=True) "
             "leaves out what does not fold"
         )
-    if not described:
+    if not steps:
         raise NoBranchError(f"step sizes fold into none of the residual branches: {refusals[0]}")
-    found, branches = [f for f, _ in described], [b for _, b in described]
-    names = _stage_names([finding.likeness for finding in found], branches)
+    steps.sort(key=lambda step: step[0])
+    branches = [branch for _, branch, _ in steps]
+    names = _stage_names([likeness for _, _, likeness in steps], branches)
     return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
 
 

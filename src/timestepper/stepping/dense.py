@@ -1,0 +1,144 @@
+"""Find layers that join their features to the state by concatenation, as DenseNet's do.
+
+A state is a concatenation (a_0, a_1, …, a_n) whose every part a_i, i ≥ 1, was computed from the
+concatenation of those before it. Each of these parts is one step. Where every reader of the state
+begins with a batch norm, a factor on the part itself would be undone in training: the norm divides
+it out again. There the step sizes go into the norms' weights and biases for the part's channels,
+so that each reader sees the normalised part times its step sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from timestepper.errors import FoldError
+from timestepper.stepping.branches import READABLE, Branch, weight_of
+from timestepper.stepping.ends import CONCATENATIONS
+from timestepper.stepping.watch import Made, Operation, Trace, of_kinds
+
+BATCH_NORMS = of_kinds(
+    "native_batch_norm.default _native_batch_norm_legit_no_training.default "
+    "cudnn_batch_norm.default"
+)
+SHORTEST = 2
+"""Layers of the shortest dense block: a single one is any two-path block with a concatenation."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseLayer:
+    """One step of a dense block, by the indices of operations.
+
+    Attributes:
+        start: the concatenation (or the block's input) that it reads.
+        features: what made its features.
+        block: what made the block's input.
+    """
+
+    start: int
+    features: int
+    block: int
+
+
+def dense_layers(trace: Trace) -> list[DenseLayer]:
+    """List the layers of all dense blocks in order of execution."""
+    states = _states(trace)
+    by_parts: dict[tuple[int, ...], list[int]] = {}
+    for index, parts in states.items():
+        by_parts.setdefault(parts, []).append(index)
+    layers: dict[int, DenseLayer] = {}
+    for parts in by_parts:
+        found = []
+        for place in range(1, len(parts)):
+            before = by_parts.get(parts[:place], [])
+            starts = [parts[0], *before] if place == 1 else before
+            ancestors = trace.operations[parts[place]].ancestors
+            start = next((s for s in reversed(starts) if ancestors >> s & 1), None)
+            if start is not None:
+                found.append(DenseLayer(start, parts[place], parts[0]))
+        if SHORTEST <= len(found) == len(parts) - 1:
+            layers |= {layer.features: layer for layer in found}
+    return [layers[features] for features in sorted(layers)]
+
+
+def _states(trace: Trace) -> dict[int, tuple[int, ...]]:
+    """Map each concatenation along the channels to its parts, those of its parts included."""
+    states: dict[int, tuple[int, ...]] = {}
+    for operation in trace.operations:
+        if operation.kind in CONCATENATIONS and operation.call.args[1:] in ((1,), (-3,)):
+            made = operation.call.args[0]
+            if all(isinstance(part, Made) for part in made):
+                indices = [part.operation for part in made]
+                states[operation.index] = tuple(p for i in indices for p in states.get(i, (i,)))
+    return states
+
+
+def describe_dense(trace: Trace, layer: DenseLayer) -> tuple[Branch, Any]:
+    """Describe a layer as a branch.
+
+    Returns:
+        The branch, its stage left open, and what it has in common with others of its stage.
+
+    Raises:
+        FoldError: a reader of its features gives step sizes no place.
+    """
+    weights = trace.modules_between(layer.start, layer.features, READABLE)
+    name = _name(trace, layer)
+    readers = dict(_readers(trace, layer, name))
+    width = trace.operations[layer.features].shape[1]
+    branch = Branch(
+        name,
+        "",
+        tuple(weights),
+        scaled=tuple(readers),
+        channels=tuple((first, first + width) for first in readers.values()),
+    )
+    averages = tuple(weight_of(module)[:, 0].shape for module in weights.values())
+    return branch, (layer.block, averages, trace.operations[layer.features].shape[1:])
+
+
+def _name(trace: Trace, layer: DenseLayer) -> str:
+    """Name the innermost module that has everything the layer uses."""
+    owners = [
+        owner.split(".")
+        for operation in trace.between(layer.start, layer.features)
+        for owner, _ in operation.parameters
+    ]
+    prefix = owners[0]
+    for owner in owners:
+        while owner[: len(prefix)] != prefix:
+            prefix = prefix[:-1]
+    return ".".join(prefix or owners[0])
+
+
+def _readers(trace: Trace, layer: DenseLayer, name: str) -> Iterator[tuple[str, int]]:
+    """Yield the norms that read the layer's features, with its first channel in each."""
+    states = _states(trace)
+    for index, parts in states.items():
+        if layer.features not in parts:
+            continue
+        before = parts[: parts.index(layer.features)]
+        first = sum(trace.operations[part].shape[1] for part in before)
+        for consumer in trace.operations[index].consumers:
+            if consumer not in states:
+                yield _norm(trace, trace.operations[consumer], name), first
+    for consumer in trace.operations[layer.features].consumers:
+        if consumer not in states:
+            yield _norm(trace, trace.operations[consumer], name), 0
+
+
+def _norm(trace: Trace, operation: Operation, name: str) -> str:
+    """Name the batch norm that an operation applies."""
+    for owner, parameter in operation.parameters:
+        is_norm = isinstance(trace.network.get_submodule(owner), nn.modules.batchnorm._BatchNorm)
+        once = trace.uses[owner, parameter] == 1
+        if operation.kind in BATCH_NORMS and parameter == "weight" and is_norm and once:
+            return owner
+    raise FoldError(
+        f"dense layer {name}: its features are read by {operation.short_name} (in "
+        f"{operation.module or 'the network itself'}), not by a batch norm with a weight of its "
+        "own, so that step sizes have no place there"
+    )
