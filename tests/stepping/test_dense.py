@@ -222,6 +222,25 @@ class Inception(nn.Module):
         return torch.cat([path(x) for path in self.paths], 1)
 
 
+def test_features_that_no_norm_reads_are_scaled_themselves():
+    torch.manual_seed(0)
+    plain, images = PostNorm().double(), torch.randn(2, 3, 8, 8).double()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=images)
+    steps = timestepper.step_sizes(network)
+    assert list(steps) == ["layers.0", "layers.1", "layers.2"]
+    x = plain.stem(images)
+    for layer, step in zip(plain.layers, steps.values(), strict=True):
+        x = torch.cat([x, layer(x).relu() * step[:, None, None]], 1)
+    torch.testing.assert_close(network(images), plain.out(x), rtol=1e-10, atol=1e-12)
+    before = network(images)
+    assert torch.equal(timestepper.fold(network)(images), before)
+
+
+def test_parallel_paths_are_not_dense():
+    with pytest.raises(timestepper.errors.NoBranchError, match="no residual branch"):
+        timestepper.find_branches(Inception(), torch.randn(2, 3, 8, 8))
+
+
 def test_a_branch_names_as_many_ranges_as_parameters(images):
     network = CifarDenseNet(13, 6).double()
     branches = timestepper.find_branches(network, images)

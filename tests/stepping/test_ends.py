@@ -58,6 +58,10 @@ def normed():
     return nn.Sequential(conv(), nn.BatchNorm2d(WIDTH))
 
 
+def widened(by=3):
+    return nn.Sequential(conv(WIDTH + by), nn.BatchNorm2d(WIDTH + by))
+
+
 def scales(*shape):
     return nn.Parameter(torch.rand(*shape) + 0.5)
 
@@ -154,6 +158,12 @@ IMAGES = {
         lambda self, x: torch.cat([self.one(x[..., :2]), self.two(x[..., 2:])], -1),
         one=normed(),
         two=conv(),
+    ),
+    "some channels": lambda: Function(
+        lambda self, x: self.main(x)[:, 2 : WIDTH + 2], main=widened()
+    ),
+    "gated by other channels": lambda: Function(
+        lambda self, x: (u := self.main(x))[:, :WIDTH] * u[:, WIDTH:].tanh(), main=widened(WIDTH)
     ),
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(conv()),
     "standardised weight": lambda: StandardisedConv(WIDTH, WIDTH, 3, padding=1),
@@ -305,6 +315,11 @@ class TransposedWeight(nn.Module):
     ("body", "tokens", "message"),
     [
         (channel_gate, False, "used elsewhere too"),
+        (
+            lambda: Function(lambda self, x: self.main(x)[:, ::2], main=conv(2 * WIDTH)),
+            False,
+            "ends in slice .*channels from here and there",
+        ),
         (spatial_gate, False, "used elsewhere too"),
         (tapped, False, "used elsewhere too .by tanh in blocks.0.body"),
         (shared, False, "used 2 times"),

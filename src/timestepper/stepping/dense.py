@@ -1,15 +1,14 @@
 """Find layers that join their features to the state by concatenation, as DenseNet's do.
 
 A state is a concatenation (a_0, a_1, …, a_n) whose every part a_i, i ≥ 1, was computed from the
-concatenation of those before it. Each of these parts is one step. Where every reader of the state
+concatenation of those before it. Each of these parts is one step. Where every reader of a part
 begins with a batch norm, a factor on the part itself would be undone in training: the norm divides
 it out again. There the step sizes go into the norms' weights and biases for the part's channels,
-so that each reader sees the normalised part times its step sizes.
+so that each reader sees the normalised part times its step sizes. Elsewhere they scale the part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE, Branch, weight_of
-from timestepper.stepping.ends import CONCATENATIONS
+from timestepper.stepping.ends import CONCATENATIONS, EndFinder
 from timestepper.stepping.watch import Made, Operation, Trace, of_kinds
 
 BATCH_NORMS = of_kinds(
@@ -83,21 +82,24 @@ def describe_dense(trace: Trace, layer: DenseLayer) -> tuple[Branch, Any]:
         The branch, its stage left open, and what it has in common with others of its stage.
 
     Raises:
-        FoldError: a reader of its features gives step sizes no place.
+        FoldError: step sizes do not fold into it exactly.
     """
     weights = trace.modules_between(layer.start, layer.features, READABLE)
     name = _name(trace, layer)
-    readers = dict(_readers(trace, layer, name))
-    width = trace.operations[layer.features].shape[1]
-    branch = Branch(
-        name,
-        "",
-        tuple(weights),
-        scaled=tuple(readers),
-        channels=tuple((first, first + width) for first in readers.values()),
-    )
+    features = trace.operations[layer.features]
+    readers = _readers(trace, layer)
+    if readers:
+        width = features.shape[1]
+        channels = tuple((first, first + width) for first in readers.values())
+        branch = Branch(name, "", tuple(weights), tuple(readers), channels=channels)
+    else:
+        end = EndFinder(trace, features.consumers, features, name).find()
+        often = [owner for owner, parameter in end.uses if trace.uses[owner, parameter] > 1]
+        if often:
+            raise FoldError(f"dense layer {name}: {often[0]} is used several times")
+        branch = end.branch(name, tuple(weights))
     averages = tuple(weight_of(module)[:, 0].shape for module in weights.values())
-    return branch, (layer.block, averages, trace.operations[layer.features].shape[1:])
+    return branch, (layer.block, averages, features.shape[1:])
 
 
 def _name(trace: Trace, layer: DenseLayer) -> str:
@@ -114,31 +116,32 @@ def _name(trace: Trace, layer: DenseLayer) -> str:
     return ".".join(prefix or owners[0])
 
 
-def _readers(trace: Trace, layer: DenseLayer, name: str) -> Iterator[tuple[str, int]]:
-    """Yield the norms that read the layer's features, with its first channel in each."""
+def _readers(trace: Trace, layer: DenseLayer) -> dict[str, int]:
+    """Find the batch norms that read the layer's features, with its first channel in each.
+
+    Returns:
+        Nothing where anything else reads them too, or a norm has no weight of its own.
+    """
     states = _states(trace)
+    read: dict[int, int] = dict.fromkeys(trace.operations[layer.features].consumers, 0)
     for index, parts in states.items():
-        if layer.features not in parts:
-            continue
-        before = parts[: parts.index(layer.features)]
-        first = sum(trace.operations[part].shape[1] for part in before)
-        for consumer in trace.operations[index].consumers:
-            if consumer not in states:
-                yield _norm(trace, trace.operations[consumer], name), first
-    for consumer in trace.operations[layer.features].consumers:
-        if consumer not in states:
-            yield _norm(trace, trace.operations[consumer], name), 0
+        if layer.features in parts:
+            before = parts[: parts.index(layer.features)]
+            first = sum(trace.operations[part].shape[1] for part in before)
+            read |= dict.fromkeys(trace.operations[index].consumers, first)
+    norms = {
+        _norm(trace, trace.operations[index]): first
+        for index, first in read.items()
+        if index not in states
+    }
+    return {} if None in norms else {norm: first for norm, first in norms.items() if norm}
 
 
-def _norm(trace: Trace, operation: Operation, name: str) -> str:
-    """Name the batch norm that an operation applies."""
+def _norm(trace: Trace, operation: Operation) -> str | None:
+    """Name the batch norm that an operation applies, if it does."""
     for owner, parameter in operation.parameters:
         is_norm = isinstance(trace.network.get_submodule(owner), nn.modules.batchnorm._BatchNorm)
         once = trace.uses[owner, parameter] == 1
         if operation.kind in BATCH_NORMS and parameter == "weight" and is_norm and once:
             return owner
-    raise FoldError(
-        f"dense layer {name}: its features are read by {operation.short_name} (in "
-        f"{operation.module or 'the network itself'}), not by a batch norm with a weight of its "
-        "own, so that step sizes have no place there"
-    )
+    return None

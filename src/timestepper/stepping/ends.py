@@ -11,13 +11,14 @@ operation's result goes through the same operations as the result itself.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from timestepper.errors import FoldError
-from timestepper.stepping.branches import READABLE
+from timestepper.stepping.branches import READABLE, Branch
 from timestepper.stepping.factors import SCALABLE, TRANSPOSED, check_scalable
 from timestepper.stepping.watch import Operation, Trace, of_kinds
 
@@ -58,7 +59,8 @@ class End:
 
     ``uses`` has (module name, parameter name) of all that is scaled or divided, ``ends`` the
     indices of the operations that apply what is scaled, ``way`` those of all operations from there
-    to the branch's result.
+    to the branch's result. ``channels`` has one range for all that is scaled or divided; it is
+    None where that is all channels.
     """
 
     scaled: tuple[str, ...]
@@ -67,6 +69,12 @@ class End:
     uses: frozenset[tuple[str, str]]
     ends: frozenset[int]
     way: frozenset[int]
+    channels: tuple[int, int] | None
+
+    def branch(self, name: str, weights: tuple[str, ...]) -> Branch:
+        """Make the branch that ends so; its stage is left open."""
+        channels = (self.channels,) * len(self.inside) if self.channels else ()
+        return Branch(name, "", weights, self.scaled, self.divided, self.inside, channels)
 
 
 class EndFinder:
@@ -74,14 +82,14 @@ class EndFinder:
 
     Args:
         trace: the watched pass.
-        addition: the residual addition.
+        joins: the operations that join the branch to the state: the residual addition.
         body: the operation that made the branch's result.
         name: the branch's name, for messages.
     """
 
-    def __init__(self, trace: Trace, addition: Operation, body: Operation, name: str) -> None:
+    def __init__(self, trace: Trace, joins: Collection[int], body: Operation, name: str) -> None:
         self.trace = trace
-        self.addition = addition
+        self.joins = joins
         self.body = body
         self.name = name
         # What is found, with the module in whose forward it is used.
@@ -97,13 +105,17 @@ class EndFinder:
         Raises:
             FoldError: step sizes can't be folded into it exactly.
         """
-        self._go_back(self.body)
+        taken = self._go_back(self.body).unique()
+        self.first, self.past = int(taken[0]) - 1, int(taken[-1])
+        if len(taken) != self.past - self.first:
+            raise self._refuse(self.body, "which takes channels from here and there")
         way = frozenset(self.labels)
         for index in sorted(way):
             operation = self.trace.operations[index]
             for consumer in operation.consumers:
-                if consumer not in way and consumer != self.addition.index:
+                if consumer not in way and consumer not in self.joins:
                     self._go_on(self.trace.operations[consumer], self.labels[index])
+        whole = all(len(taken) == len(self.labels[end].unique()) for end in self.ends)
         return End(
             tuple(self.scaled),
             tuple(self.divided),
@@ -111,6 +123,7 @@ class EndFinder:
             frozenset(self.uses),
             frozenset(self.ends),
             way,
+            None if whole else (self.first, self.past),
         )
 
     def _refuse(self, operation: Operation, why: str = "") -> FoldError:
@@ -298,6 +311,8 @@ class EndFinder:
                 self.divided[owner] = operation.module
                 return
         passed = self._passed(operation, labels)
+        if passed is not None and not ((passed > self.first) & (passed <= self.past)).any():
+            return  # Channels that take no step size.
         if passed is None or operation.parameters:
             raise FoldError(
                 f"branch {self.name}: its result is used elsewhere too (by {operation.short_name} "

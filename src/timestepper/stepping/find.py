@@ -174,9 +174,8 @@ class _Finding:
         parts = [layer.split(".") for layer in self.layers]
         own = ".".join(_common_prefix(parts)) or self.layers[0]
         name = self.site if alone and self.site else own
-        self.end = end = EndFinder(self.trace, self.addition, self.body, name).find()
-        branch = Branch(name, "", tuple(self.read), end.scaled, end.divided, end.inside)
-        return branch, end.way
+        self.end = end = EndFinder(self.trace, {self.addition.index}, self.body, name).find()
+        return end.branch(name, tuple(self.read)), end.way
 
 
 _Described = tuple[_Finding, Branch]
