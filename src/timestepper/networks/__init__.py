@@ -1,5 +1,6 @@
 """Networks of our own, and one door to those of timm and torchvision."""
 
+from timestepper.networks.bottlenecks import split_version
 from timestepper.networks.cifar_densenet import CifarDenseNet
 from timestepper.networks.cifar_resnet import BasicBlock, CifarResNet
 from timestepper.networks.clique_net import CliqueNet
@@ -12,4 +13,5 @@ __all__ = [
     "CliqueNet",
     "create",
     "list_networks",
+    "split_version",
 ]

@@ -8,10 +8,23 @@ from typing import Any
 from torch import nn
 
 from timestepper.errors import ConfigurationError, did_you_mean
+from timestepper.networks.bottlenecks import VERSIONS, set_version, split_version
 from timestepper.networks.cifar_resnet import CifarResNet
 
 # Depths that the paper trains (Figure 5), and 20; `create` takes any 6n + 2.
 CIFAR_RESNET_DEPTHS = (20, 32, 44, 56, 110, 146, 290, 362, 506)
+
+# The paper's families with bottlenecks; `create` takes a version of any network that has them.
+BOTTLENECK_NETWORKS = (
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x4d",
+    "seresnet50",
+    "seresnet101",
+    "seresnet152",
+)
 
 # Options of the libraries that would fetch or unpickle weights.
 WEIGHT_OPTIONS = frozenset(
@@ -23,12 +36,14 @@ def list_networks() -> list[str]:
     """Name the networks that :func:`create` builds.
 
     Returns:
-        Our own names, then timm's as ``timm/NAME``, then torchvision's as ``torchvision/NAME``.
+        Our own names, then timm's as ``timm/NAME``, those of the paper's families also with the
+        version of their bottlenecks, then torchvision's as ``torchvision/NAME``.
     """
     ours = [f"cifar_resnet{depth}" for depth in CIFAR_RESNET_DEPTHS]
     return [
         *ours,
         *(f"timm/{name}" for name in _timm_names()),
+        *(f"timm/{name}_{version}" for name in BOTTLENECK_NETWORKS for version in VERSIONS),
         *(f"torchvision/{name}" for name in _torchvision_names()),
     ]
 
@@ -38,7 +53,10 @@ def create(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: ``cifar_resnet<depth>``, ``timm/NAME``, ``torchvision/NAME``, or a bare name, which
-            is looked for among ours, then timm's, then torchvision's.
+            is looked for among ours, then timm's, then torchvision's. A network of timm's that is
+            made of its ResNet bottlenecks (ResNet, ResNeXt, SENet and more) may end in a version:
+            ``resnet50_v1`` is the original, with the stride in the first 1×1 convolution,
+            ``resnet50_v1.5`` today's, with the stride in the 3×3, which is also ``resnet50``.
         **options: ``num_classes`` and ``in_channels`` mean the same for every network; all others
             go to the network's own constructor.
 
@@ -46,8 +64,9 @@ def create(name: str, **options: Any) -> nn.Module:
         The network, in training mode, on the CPU.
 
     Raises:
-        ConfigurationError: for an unknown name, an option that the network does not take or a
-            value that it refuses, and for options that ask for pretrained weights.
+        ConfigurationError: for an unknown name, a version of a network that has none, an option
+            that the network does not take or a value that it refuses, and for options that ask
+            for pretrained weights.
     """
     asked_for_weights = sorted(WEIGHT_OPTIONS & options.keys())
     if asked_for_weights:
@@ -55,17 +74,28 @@ def create(name: str, **options: Any) -> nn.Module:
             f"option '{asked_for_weights[0]}' asks for pretrained weights, and none are fetched "
             "here; build the network without it and load a file of weights yourself"
         )
-    library, _, bare = name.rpartition("/")
+    unversioned, version = split_version(name)
+    library, _, bare = unversioned.rpartition("/")
     if not library and bare.startswith("cifar_resnet"):
-        return _build(name, _cifar_resnet, bare, options)
-    if library in ("", "timm") and _is_timm(bare):
-        return _build(name, _timm, bare, options)
-    if library in ("", "torchvision") and bare in _torchvision_names():
-        return _build(name, _torchvision, bare, options)
-    known = list_networks()
-    bare_names = [full.rpartition("/")[2] for full in known]
-    hint = did_you_mean(name, known if library else dict.fromkeys(bare_names))
-    raise ConfigurationError(f"no network is called '{name}'{hint or '; see list_networks()'}")
+        builder = _cifar_resnet
+    elif library in ("", "timm") and _is_timm(bare):
+        builder = _timm
+    elif library in ("", "torchvision") and bare in _torchvision_names():
+        builder = _torchvision
+    else:
+        known = list_networks()
+        bare_names = [full.rpartition("/")[2] for full in known]
+        hint = did_you_mean(name, known if library else dict.fromkeys(bare_names))
+        raise ConfigurationError(f"no network is called '{name}'{hint or '; see list_networks()'}")
+    network = _build(name, builder, bare, options)
+    if version is not None:
+        try:
+            set_version(network, version)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"no network is called '{name}': {unversioned} {error}"
+            ) from None
+    return network
 
 
 def _build(name: str, builder: Any, bare: str, options: dict[str, Any]) -> nn.Module:
