@@ -18,12 +18,12 @@ from pathlib import Path
 
 import timm
 import torch
-from provenance import provenance
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import timestepper
 from timestepper.errors import TimestepperError
+from timestepper.experiments.provenance import provenance
 
 COLUMNS = ["class", "model", "parameters", "result", "branches", "stages", "error", "reason"]
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="CSV file to write")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    made_by = [*provenance(), f"timm {timm.__version__}"]
+    made_by = provenance()
     rows = []
     for kind, name in representatives(arguments.models).items():
         start = time.perf_counter()

@@ -22,13 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from provenance import provenance
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 import timestepper
 from timestepper import networks
+from timestepper.experiments.provenance import provenance
 
 CASES = {
     "cifar_resnet20": ("cifar_resnet20", (64, 3, 32, 32)),
