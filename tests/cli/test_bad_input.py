@@ -106,9 +106,29 @@ def test_commands(refuse):
     assert refuse("trian") == "there is no command 'trian'; did you mean 'train'?"
     assert (
         refuse("xyzzy")
-        == "there is no command 'xyzzy'; there are train, evaluate, fold, steps, demo"
+        == "there is no command 'xyzzy'; there are train, evaluate, fold, steps, reproduce, demo"
     )
     assert refuse("evaluate") == "RUN is missing; see --help"
+
+
+def test_experiments(refuse):
+    assert refuse("reproduce") == "EXPERIMENT is missing; see --help"
+    assert "no experiment 'tabel2'; did you mean 'table2'" in refuse("reproduce", "tabel2")
+    assert refuse("reproduce", "xyzzy") == (
+        "there is no experiment 'xyzzy'; there are table1, table2, table3"
+    )
+    for name in ("table2", "table3"):
+        assert refuse("reproduce", name) == (
+            f"so far only the counts of {name} can be made, not its accuracies; add --counts"
+        )
+    assert "leave --counts out" in refuse("reproduce", "table1", "--counts")
+    assert "there is no setting 'count'" in refuse("reproduce", "table2", "--count")
+    assert refuse("reproduce", "table1", "--output", "nowhere") == (
+        "table1 can't be written: there is no folder nowhere"
+    )
+    Path("results").write_text("a file")
+    assert "there is no folder results" in refuse("reproduce", "table1")
+    assert "there is no folder results" in refuse("reproduce", "table1", "--output", "results")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "fold", "steps"])

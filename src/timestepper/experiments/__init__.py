@@ -1,1 +1,9 @@
 """The paper's tables and figures, each a small module over the other folders."""
+
+EXPERIMENTS = {
+    "table1": "parameters that the controllers add: the paper's formulas, and ours as built",
+    "table2": "the controllers on ResNet-50",
+    "table3": "eight networks of three families, plain and with TSC_LSTM",
+}
+"""What each one is. Its module of the same name has ``reproduce(*, counts)``, which returns a
+:class:`~timestepper.experiments.result_table.ResultTable`."""

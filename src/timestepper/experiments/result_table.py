@@ -1,0 +1,118 @@
+"""A table of results, as it is shown and as it is kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+Cell = str | int | float
+"""Text, a count, or a quantity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: its name in CSV, with its unit.
+        heading: its name elsewhere; it may have several lines.
+        text: it holds text, not numbers.
+        signed: its numbers are differences.
+        decimals: of its quantities; counts have none.
+    """
+
+    key: str
+    heading: str
+    text: bool = False
+    signed: bool = False
+    decimals: int = 3
+
+    def show(self, cell: Cell) -> str:
+        """Format a cell for people."""
+        if isinstance(cell, str):
+            return cell
+        sign = "+" if self.signed else ""
+        return f"{cell:{sign},}" if isinstance(cell, int) else f"{cell:{sign}z.{self.decimals}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """A table of results.
+
+    Attributes:
+        title: what it shows.
+        columns: its columns; the first one names the group that a row belongs to.
+        rows: a cell for each column.
+        notes: what its numbers mean, a sentence or two each.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[tuple[Cell, ...]]
+    notes: Sequence[str]
+
+    def to_rich(self) -> Table:
+        """Lay it out for a terminal of 80 columns or more."""
+        table = Table(
+            title=self.title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for column in self.columns:
+            table.add_column(column.heading, justify="left" if column.text else "right")
+        group: Cell = ""
+        for row in self.rows:
+            label, *rest = self._show(row)
+            if row[0] != group:
+                table.add_section()
+            table.add_row("" if row[0] == group else label, *rest)
+            group = row[0]
+        return table
+
+    def _show(self, row: tuple[Cell, ...]) -> list[str]:
+        return [column.show(cell) for column, cell in zip(self.columns, row, strict=True)]
+
+    def to_csv(self, made_by: Sequence[str]) -> str:
+        """Write it as CSV, numbers in full, below lines that begin with '#'.
+
+        Args:
+            made_by: what made it, see :func:`~timestepper.experiments.provenance.provenance`.
+        """
+        text = io.StringIO()
+        text.writelines(f"# {line}\n" for line in (*made_by, *self.notes))
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(column.key for column in self.columns)
+        for row in self.rows:
+            # Sums and differences of decimals, without the noise of their last binary digits.
+            writer.writerow(round(cell, 9) if isinstance(cell, float) else cell for cell in row)
+        return text.getvalue()
+
+    def to_markdown(self, made_by: Sequence[str]) -> str:
+        """Write it as a Markdown page, with its notes and what made it."""
+
+        def line(cells: Sequence[str]) -> str:
+            return f"| {' | '.join(cells)} |"
+
+        return "\n".join(
+            [
+                f"# {self.title}",
+                "",
+                line([column.heading.replace("\n", " ") for column in self.columns]),
+                line(["---" if column.text else "---:" for column in self.columns]),
+                *(line(self._show(row)) for row in self.rows),
+                "",
+                *(f"- {note}" for note in self.notes),
+                "",
+                "Made by",
+                "",
+                *(f"- {fact}" for fact in made_by),
+                "",
+            ]
+        )

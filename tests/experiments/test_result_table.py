@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from timestepper.experiments.result_table import Column, ResultTable
+from timestepper.experiments.table1 import COLUMNS as TABLE1
+from timestepper.experiments.table3 import COLUMNS as COMPARED
+
+TABLE = ResultTable(
+    "A table",
+    (
+        Column("network", "network", text=True),
+        Column("count", "a\ncount"),
+        Column("quantity_m", "quantity"),
+        Column("difference", "difference", signed=True, decimals=2),
+    ),
+    [("one", 1234567, 0.1 + 0.2, -0.001), ("one", 0, 2.0, 0.5), ("two", 5, 3.25, -1.0)],
+    ["Counts are counted.", "A second note."],
+)
+MADE_BY = ["command: make it", "commit: 123"]
+
+
+def test_csv_has_full_numbers_below_what_made_it():
+    text = TABLE.to_csv(MADE_BY)
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert comments == ["# command: make it", "# commit: 123"] + [f"# {n}" for n in TABLE.notes]
+    rest = "\n".join(text.splitlines()[len(comments) :])
+    rows = list(csv.DictReader(io.StringIO(rest)))
+    assert rows[0] == {
+        "network": "one",
+        "count": "1234567",
+        "quantity_m": "0.3",
+        "difference": "-0.001",
+    }
+    assert [row["network"] for row in rows] == ["one", "one", "two"]
+
+
+def test_markdown():
+    lines = TABLE.to_markdown(MADE_BY).splitlines()
+    assert lines[0] == "# A table"
+    assert lines[2:7] == [
+        "| network | a count | quantity | difference |",
+        "| --- | ---: | ---: | ---: |",
+        "| one | 1,234,567 | 0.300 | +0.00 |",
+        "| one | 0 | 2.000 | +0.50 |",
+        "| two | 5 | 3.250 | -1.00 |",
+    ]
+    assert "- A second note." in lines
+    assert lines[-2:] == ["- command: make it", "- commit: 123"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_terminal(width):
+    """The widest rows of the real tables fit in 80 columns, whole."""
+    widest = {
+        "table1": (TABLE1, ("ResNet-101", "TSC_LSTM", *[10708704] * 2, 36576, 32512, 0)),
+        "table3": (
+            (Column("network", "network", text=True), *COMPARED),
+            ("ResNeXt-101", "train (Eq. 13)", *(46.621064, 46.45, -0.171064) * 2),
+        ),
+    }
+    for columns, row in widest.values():
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(ResultTable("A table", columns, [row, row], []).to_rich())
+        shown = console.export_text()
+        assert "…" not in shown
+        for column, cell in zip(columns, row, strict=True):
+            assert column.show(cell) in shown
+        # The group's name is not repeated.
+        assert shown.count(str(row[0])) == 1
+        assert max(map(len, shown.splitlines())) <= 80
