@@ -85,8 +85,27 @@ def test_unknown_name(name, near):
 def test_wrong_depths():
     with pytest.raises(ConfigurationError, match=r"depth 21 .* 20 or 26"):
         create("cifar_resnet21")
-    with pytest.raises(ConfigurationError, match="names no depth"):
-        create("cifar_resnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        ("cifar_resnet", "cifar_resnet20"),
+        ("cifar_densenet40", "cifar_densenet40_k12"),
+        ("cliquenet_t12_k36", "cliquenet_k36_t12"),
+    ],
+)
+def test_names_of_ours_without_sizes(name, example):
+    with pytest.raises(ConfigurationError, match=f"not say its sizes; write it as in '{example}'"):
+        create(name)
+
+
+def test_our_networks_are_built_as_named():
+    for name in ("cifar_densenet13_k6", "cifar_densenetbc22_k4", "cliquenet_k8_t9"):
+        network = create(name, num_classes=7, in_channels=1).eval()
+        assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
+    assert create("cifar_densenetbc22_k4").block1[0].bottleneck
+    assert not create("cifar_densenet22_k4").block1[0].bottleneck
 
 
 def test_list_networks():

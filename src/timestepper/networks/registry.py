@@ -9,10 +9,7 @@ from torch import nn
 
 from timestepper.errors import ConfigurationError, did_you_mean
 from timestepper.networks.bottlenecks import VERSIONS, set_version, split_version
-from timestepper.networks.cifar_resnet import CifarResNet
-
-# Depths that the paper trains (Figure 5), and 20; `create` takes any 6n + 2.
-CIFAR_RESNET_DEPTHS = (20, 32, 44, 56, 110, 146, 290, 362, 506)
+from timestepper.networks.ours import FAMILIES, create_ours, find_family
 
 # The paper's families with bottlenecks; `create` takes a version of any network that has them.
 BOTTLENECK_NETWORKS = (
@@ -39,9 +36,8 @@ def list_networks() -> list[str]:
         Our own names, then timm's as ``timm/NAME``, those of the paper's families also with the
         version of their bottlenecks, then torchvision's as ``torchvision/NAME``.
     """
-    ours = [f"cifar_resnet{depth}" for depth in CIFAR_RESNET_DEPTHS]
     return [
-        *ours,
+        *(name for family in FAMILIES for name in family.names),
         *(f"timm/{name}" for name in _timm_names()),
         *(f"timm/{name}_{version}" for name in BOTTLENECK_NETWORKS for version in VERSIONS),
         *(f"torchvision/{name}" for name in _torchvision_names()),
@@ -52,8 +48,10 @@ def create(name: str, **options: Any) -> nn.Module:
     """Build a network with freshly initialised weights.
 
     Args:
-        name: ``cifar_resnet<depth>``, ``timm/NAME``, ``torchvision/NAME``, or a bare name, which
-            is looked for among ours, then timm's, then torchvision's. A network of timm's that is
+        name: ``cifar_resnet<depth>``, ``cifar_densenet<depth>_k<growth>`` (with bottlenecks
+            ``cifar_densenetbc…``), ``cliquenet_k<growth>_t<layers>``, ``timm/NAME``,
+            ``torchvision/NAME``, or a bare name, which is looked for among timm's, then
+            torchvision's. A network of timm's that is
             made of its ResNet bottlenecks (ResNet, ResNeXt, SENet and more) may end in a version:
             ``resnet50_v1`` is the original, with the stride in the first 1×1 convolution,
             ``resnet50_v1.5`` today's, with the stride in the 3×3, which is also ``resnet50``.
@@ -76,8 +74,8 @@ def create(name: str, **options: Any) -> nn.Module:
         )
     unversioned, version = split_version(name)
     library, _, bare = unversioned.rpartition("/")
-    if not library and bare.startswith("cifar_resnet"):
-        builder = _cifar_resnet
+    if not library and find_family(bare) is not None:
+        builder = create_ours
     elif library in ("", "timm") and _is_timm(bare):
         builder = _timm
     elif library in ("", "torchvision") and bare in _torchvision_names():
@@ -114,13 +112,6 @@ def _build(name: str, builder: Any, bare: str, options: dict[str, Any]) -> nn.Mo
         given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
         raise ConfigurationError(f"network '{name}' refuses {given}: {reason}") from error
     return network
-
-
-def _cifar_resnet(name: str, options: dict[str, Any]) -> nn.Module:
-    depth = name.removeprefix("cifar_resnet")
-    if not depth.isdecimal():
-        raise ConfigurationError(f"'{name}' names no depth; write it as in 'cifar_resnet56'")
-    return CifarResNet(int(depth), **options)
 
 
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -61,7 +62,9 @@ class Stage:
     def step_sizes(self) -> Tensor:
         """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
         reference = self.factors[0].parameter
-        with torch.autocast(reference.device.type, enabled=False):
+        device = reference.device.type
+        low_precision = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if low_precision else nullcontext():
             if isinstance(self.controller, Controller) and not self.controller.reads_weights:
                 averaged = reference.new_empty((len(self.branches), 0))
             else:

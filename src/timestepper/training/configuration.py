@@ -24,7 +24,8 @@ class NetworkConfiguration:
     """Which network is trained.
 
     Args:
-        name: cifar_resnet20 (any depth 6n + 2), or the name of a timm or torchvision network;
+        name: cifar_resnet20 (any depth 6n + 2), cifar_densenet40_k12, cifar_densenetbc100_k12,
+            cliquenet_k36_t12 (any sizes), or the name of a timm or torchvision network;
             timm/NAME and torchvision/NAME say which library.
         options: settings of the network's own, such as {drop_path_rate: 0.1}. Classes and input
             channels come from the data.
