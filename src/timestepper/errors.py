@@ -30,6 +30,10 @@ class StateError(TimestepperError):
     """A state dict or checkpoint does not belong to the network."""
 
 
+class ShippingError(TimestepperError):
+    """A network doesn't fit a format, or what was written doesn't do what the network does."""
+
+
 class ConfigurationError(TimestepperError):
     """A configuration has an unknown key, a value of the wrong type or an impossible value."""
 

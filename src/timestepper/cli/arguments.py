@@ -40,14 +40,19 @@ def open_run(parsed: Namespace) -> Trained:
     return trained
 
 
-def output_path(parsed: Namespace, default: Path) -> Path:
-    """Decide which file to write.
+def output_path(parsed: Namespace, default: Path, *, is_folder: bool = False) -> Path:
+    """Decide which file or folder to write.
 
     Raises:
-        RunError: it exists already, or its folder does not.
+        RunError: it exists already, and is no empty folder where one is wanted; it is a folder
+            where a file is wanted, or the other way round; or its own folder does not exist.
     """
     path = Path(parsed.output) if parsed.output is not None else default
-    if path.exists() and not parsed.force:
+    if path.exists() and path.is_dir() != is_folder:
+        there, wanted = ("file", "folder") if is_folder else ("folder", "file")
+        raise RunError(f"{path} is a {there}; name a {wanted} with --output")
+    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+    if occupied and not parsed.force:
         raise RunError(f"{path} exists already; name another with --output, or add --force")
     if parsed.output is not None and not path.parent.is_dir():
         raise RunError(f"{path} can't be written: there is no folder {path.parent}")

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from timestepper.cli.arguments import add_output, add_run, open_run, output_path
-from timestepper.training.folded import folded_copy, write_weights
-from timestepper.training.run import Run
+from timestepper.shipping import FORMATS, ship
 
 EXAMPLES = (
     "timestepper fold runs/mine --output resnet.safetensors",
     "timestepper fold runs/mine --checkpoint best --output resnet.safetensors --force",
+    "timestepper fold runs/mine --to timm --output resnet",
+    "timestepper fold runs/mine --to onnx",
 )
-VERIFIED_IMAGES = 250
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this command's arguments."""
     add_run(parser)
-    add_output(parser, "RUN/folded.safetensors")
+    parser.add_argument(
+        "--to",
+        type=Literal["timm", "torchvision", "safetensors", "onnx", "export"],
+        default="safetensors",
+        help="a folder for timm.create_model, a state dict for torchvision, a file of "
+        "safetensors, ONNX, or torch.export's program",
+    )
+    names = ", ".join(form.file_name for form in FORMATS.values())
+    add_output(parser, f"in RUN one of {names}")
 
 
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
-    """Fold, compare both networks on test images, write."""
-    path = output_path(parsed, Run(Path(parsed.run)).folded)
+    """Fold, write, load again and compare on test images; only then give it its name."""
+    form = FORMATS[parsed.to]
+    path = output_path(parsed, Path(parsed.run) / form.file_name, is_folder=form.is_folder)
     trained = open_run(parsed)
-    images = trained.some_images(VERIFIED_IMAGES)
-    plain = folded_copy(trained.network, images)
-    write_weights(plain, path)
+    plain, verified = ship(trained, form, path)
     before, after = (
         sum(parameter.numel() for parameter in network.parameters())
         for network in (trained.network, plain)
     )
     print(
         f"{path}: {trained.configuration.network.name}, {after:,} parameters ({before - after:,} "
-        f"of the controllers gone), outputs bit-equal on {len(images)} test images"
+        f"of the controllers gone), {verified}"
     )
     return 0

@@ -1,0 +1,44 @@
+"""torch.export's program: runs wherever torch is, without the network's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from timestepper.shipping.agreement import require_close
+from timestepper.shipping.elsewhere import outputs_elsewhere
+from timestepper.shipping.graph import BATCH_DIMENSION, batches, example, exporting
+from timestepper.shipping.parcel import Format, Parcel
+
+LOAD = """
+network = torch.export.load(path).module()
+"""
+
+
+class ExportedProgram(Format):
+    """A ``.pt2`` file for any batch size."""
+
+    file_name = "folded.pt2"
+
+    def write(self, parcel: Parcel, path: Path) -> None:
+        """Trace and write the program."""
+        with exporting(parcel):
+            program = torch.export.export(
+                parcel.network,
+                (example(parcel),),
+                dynamic_shapes=({0: torch.export.Dim(BATCH_DIMENSION)},),
+            )
+            torch.export.save(program, path)
+
+    def verify(self, parcel: Parcel, path: Path) -> str:
+        """Load the program with torch alone."""
+        worst = 0.0
+        sizes = batches(parcel)
+        for images, found in zip(sizes, outputs_elsewhere(LOAD, path, sizes), strict=True):
+            worst = max(worst, require_close(parcel.outputs(images), found, "the exported program"))
+        agreement = f"within {worst:.1e} of the largest output" if worst else "bit-equal"
+        return (
+            f"torch.export.load without timestepper, in batches of {len(parcel.images)} and 1: "
+            f"{agreement}"
+        )

@@ -1,0 +1,78 @@
+"""A folder as timm writes it, which ``timm.create_model("local-dir:...")`` loads alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import cast
+
+from timestepper.data.file_split import FileSplit
+from timestepper.errors import ShippingError
+from timestepper.shipping.agreement import require_equal
+from timestepper.shipping.elsewhere import outputs_elsewhere
+from timestepper.shipping.parcel import Format, Parcel
+
+LOAD = """
+import timm
+network = timm.create_model("local-dir:" + path, pretrained=True).eval()
+"""
+OF_TIMMS_WEIGHTS = (
+    "test_input_size",
+    "test_crop_pct",
+    "license",
+    "origin_url",
+    "description",
+    "notes",
+)
+"""What timm says of the weights that it has for an architecture: not true of these."""
+
+
+class TimmFolder(Format):
+    """``model.safetensors`` and ``config.json``."""
+
+    file_name = "folded_timm"
+    is_folder = True
+    library = "timm"
+
+    def write(self, parcel: Parcel, path: Path) -> None:
+        """Have timm write the folder."""
+        from timm.models import save_for_hf
+
+        data = parcel.data
+        preprocessing = {
+            "input_size": (data.channels, *data.image_size),
+            "mean": data.mean,
+            "std": data.std,
+            # As the test images were cut: see data/images.py.
+            "crop_pct": 224 / 256 if isinstance(data.test, FileSplit) else 1.0,
+            "crop_mode": "center",
+            "interpolation": "bilinear",
+        }
+        known = cast(dict[str, object], parcel.network.pretrained_cfg)
+        theirs = {key: None for key in OF_TIMMS_WEIGHTS if known.get(key)}
+        try:
+            save_for_hf(
+                parcel.network,
+                str(path),
+                model_config={
+                    "label_names": list(data.classes),
+                    "pretrained_cfg": {**theirs, "tag": "", **preprocessing},
+                },
+                model_args={"in_chans": data.channels, **parcel.options},
+                safe_serialization=True,
+            )
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ShippingError(f"timm can't write this network: {reason}") from error
+        # safetensors leaves its file readable to its owner alone.
+        shutil.copymode(path / "config.json", path / "model.safetensors")
+
+    def verify(self, parcel: Parcel, path: Path) -> str:
+        """Load the folder with timm alone."""
+        [found] = outputs_elsewhere(LOAD, path, [parcel.images])
+        require_equal(
+            parcel.outputs(parcel.images),
+            found,
+            f"timm can't rebuild {parcel.configuration.network.name}: what it builds by name",
+        )
+        return 'timm.create_model("local-dir:...", pretrained=True) without timestepper: bit-equal'
