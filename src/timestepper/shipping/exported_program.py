@@ -8,7 +8,7 @@ import torch
 
 from timestepper.shipping.agreement import require_close
 from timestepper.shipping.elsewhere import outputs_elsewhere
-from timestepper.shipping.graph import BATCH_DIMENSION, batches, example, exporting
+from timestepper.shipping.graph import BATCH_DIMENSION, batches, example, quietly
 from timestepper.shipping.parcel import Format, Parcel
 
 LOAD = """
@@ -23,7 +23,7 @@ class ExportedProgram(Format):
 
     def write(self, parcel: Parcel, path: Path) -> None:
         """Trace and write the program."""
-        with exporting(parcel):
+        with quietly(f"torch can't export {parcel.configuration.network.name}"):
             program = torch.export.export(
                 parcel.network,
                 (example(parcel),),
@@ -33,10 +33,11 @@ class ExportedProgram(Format):
 
     def verify(self, parcel: Parcel, path: Path) -> str:
         """Load the program with torch alone."""
-        worst = 0.0
         sizes = batches(parcel)
-        for images, found in zip(sizes, outputs_elsewhere(LOAD, path, sizes), strict=True):
-            worst = max(worst, require_close(parcel.outputs(images), found, "the exported program"))
+        worst = max(
+            require_close(parcel.outputs(images), outputs, "the exported program")
+            for images, outputs in zip(sizes, outputs_elsewhere(LOAD, path, sizes), strict=True)
+        )
         agreement = f"within {worst:.1e} of the largest output" if worst else "bit-equal"
         return (
             f"torch.export.load without timestepper, in batches of {len(parcel.images)} and 1: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,12 @@ def batches(parcel: Parcel) -> list[Tensor]:
 
 
 @contextmanager
-def exporting(parcel: Parcel) -> Iterator[None]:
-    """Keep an exporter's warnings and log lines to itself, and say in one line why it failed."""
+def quietly(failure: str) -> Iterator[None]:
+    """Keep warnings and log lines from the user, and say in one line why something failed.
+
+    Args:
+        failure: what could not be done, as the beginning of a sentence.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -40,9 +45,8 @@ def exporting(parcel: Parcel) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # exporters raise whatever they meet
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ShippingError(
-            f"torch can't export {parcel.configuration.network.name}: {reason}"
-        ) from error
+        cause = error.__cause__ or error  # torch.onnx wraps it in a page of advice
+        reason = textwrap.shorten(str(cause), 250) or type(cause).__name__
+        raise ShippingError(f"{failure}: {reason}") from error
     finally:
         logging.disable(level)

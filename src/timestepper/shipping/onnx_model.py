@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from timestepper.shipping.agreement import require_close
-from timestepper.shipping.graph import BATCH_DIMENSION, batches, example, exporting
+from timestepper.shipping.graph import BATCH_DIMENSION, batches, example, quietly
 from timestepper.shipping.parcel import Format, Parcel
 
 INPUT, OUTPUT = "images", "outputs"
@@ -21,7 +21,7 @@ class OnnxModel(Format):
 
     def write(self, parcel: Parcel, path: Path) -> None:
         """Trace, translate and write the graph."""
-        with exporting(parcel):
+        with quietly(f"torch can't export {parcel.configuration.network.name}"):
             program = torch.onnx.export(
                 parcel.network,
                 (example(parcel),),
@@ -40,16 +40,15 @@ class OnnxModel(Format):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        worst = 0.0
-        for images in batches(parcel):
-            [found] = session.run([OUTPUT], {INPUT: images.numpy()})
-            worst = max(
-                worst,
-                require_close(parcel.outputs(images), torch.from_numpy(found), "onnxruntime"),
+        with quietly("onnxruntime can't run the model"):
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
             )
+            found = [session.run([OUTPUT], {INPUT: b.numpy()})[0] for b in batches(parcel)]
+        worst = max(
+            require_close(parcel.outputs(images), torch.from_numpy(outputs), "onnxruntime")
+            for images, outputs in zip(batches(parcel), found, strict=True)
+        )
         return (
             f"onnxruntime, in batches of {len(parcel.images)} and 1: within {worst:.1e} of the "
             "largest output"
