@@ -27,12 +27,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from provenance import provenance
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import timestepper
+from timestepper.experiments.provenance import provenance
 from timestepper.networks import CifarDenseNet, CliqueNet
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -8,9 +8,11 @@ from typing import cast
 
 from timestepper.data.file_split import FileSplit
 from timestepper.errors import ShippingError
+from timestepper.networks import split_version
 from timestepper.shipping.agreement import require_equal
 from timestepper.shipping.elsewhere import outputs_elsewhere
 from timestepper.shipping.parcel import Format, Parcel
+from timestepper.training.trained import Trained
 
 LOAD = """
 import timm
@@ -33,6 +35,16 @@ class TimmFolder(Format):
     file_name = "folded_timm"
     is_folder = True
     library = "timm"
+
+    def require(self, trained: Trained) -> None:
+        """Refuse original bottlenecks too: on small images outputs alone may not tell them."""
+        super().require(trained)
+        name = trained.configuration.network.name
+        if split_version(name)[1] == "v1":
+            raise ShippingError(
+                f"timm builds no {name}, only its today's form with other strides; ship it with "
+                "--to safetensors, onnx or export"
+            )
 
     def write(self, parcel: Parcel, path: Path) -> None:
         """Have timm write the folder."""
