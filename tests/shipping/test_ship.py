@@ -21,6 +21,7 @@ from timestepper.cli import main
 from timestepper.errors import ShippingError
 from timestepper.shipping.elsewhere import outputs_elsewhere
 from timestepper.shipping.onnx_model import OnnxModel
+from timestepper.shipping.timm_folder import TimmFolder
 from timestepper.training.configuration import NetworkConfiguration
 from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
@@ -254,3 +255,11 @@ def test_network_that_torch_can_not_export(cifar_run, refuse, monkeypatch):
     said = refuse("fold", cifar_run, "--to", "onnx", "--output", "x")
     assert "torch can't export cifar_resnet8: Found the following conflicts" in said
     assert "inferred a static shape of 2 for dimension" in said
+
+
+def test_original_bottlenecks_are_refused_by_name(timm_run):
+    """On images of a pixel or two their outputs may be those of today's form."""
+    trained = load_trained(Run(Path(timm_run)))
+    named = replace(trained.configuration, network=NetworkConfiguration("resnet50_v1"))
+    with pytest.raises(ShippingError, match=r"timm builds no resnet50_v1.*--to safetensors"):
+        TimmFolder().require(replace(trained, configuration=named))

@@ -42,7 +42,7 @@ class TimmFolder(Format):
         name = trained.configuration.network.name
         if split_version(name)[1] == "v1":
             raise ShippingError(
-                f"timm builds no {name}, only its today's form with other strides; ship it with "
+                f"timm builds no {name}, only today's form of it, with the strides elsewhere; ship it with "
                 "--to safetensors, onnx or export"
             )
 
