@@ -42,8 +42,8 @@ class TimmFolder(Format):
         name = trained.configuration.network.name
         if split_version(name)[1] == "v1":
             raise ShippingError(
-                f"timm builds no {name}, only today's form of it, with the strides elsewhere; ship it with "
-                "--to safetensors, onnx or export"
+                f"timm builds no {name}, only today's form of it, with the strides elsewhere; "
+                "ship it with --to safetensors, onnx or export"
             )
 
     def write(self, parcel: Parcel, path: Path) -> None:
