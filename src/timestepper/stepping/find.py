@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from timestepper.stepping.branches import (
     is_pointwise,
     weight_of,
 )
+from timestepper.stepping.check import check_network
 from timestepper.stepping.dense import dense_layers, describe_dense
 from timestepper.stepping.ends import (
     ADDITIONS,
@@ -32,8 +33,8 @@ from timestepper.stepping.ends import (
 )
 from timestepper.stepping.watch import Operation, Trace, watch
 
-ExampleInput = Tensor | tuple[Any, ...]
-"""One tensor, or the tuple of a forward pass's positional arguments."""
+ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""One tensor, or a forward pass's positional (tuple) or keyword (mapping) arguments."""
 
 
 def find_branches(
@@ -49,20 +50,23 @@ def find_branches(
 
     Args:
         network: the network, attached or plain.
-        example_input: what one forward pass needs; by default random numbers of the size in the
-            network's ``pretrained_cfg`` or ``default_cfg``, else of shape (1, 3, 64, 64).
+        example_input: what one forward pass needs: a tensor, a tuple of positional arguments or a
+            dict of keyword arguments; by default random numbers of the size in the network's
+            ``pretrained_cfg`` or ``default_cfg``, else of shape (1, 3, 64, 64).
         skip_unfoldable: leave out branches that step sizes do not fold into exactly.
 
     Returns:
         The branches in order of depth.
 
     Raises:
-        NoBranchError: the forward pass failed, or made no residual addition, or none is left.
+        NoBranchError: the network is wrapped or has no values yet, the forward pass failed or made
+            no residual addition, or none is left.
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
     """
+    check_network(network)
     if hasattr(network, "residual_branches"):
         return list(network.residual_branches())  # type: ignore[operator]
-    trace = watch(network, _inputs(network, example_input))
+    trace = watch(network, *_inputs(network, example_input))
     found, dense = list(_residuals(trace)), dense_layers(trace)
     if not found and not dense:
         raise NoBranchError(
@@ -91,14 +95,20 @@ def find_branches(
     return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
 
 
-def _inputs(network: nn.Module, example_input: ExampleInput | None) -> tuple[Any, ...]:
+def _inputs(
+    network: nn.Module, example_input: ExampleInput | None
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Make a forward pass's positional and keyword arguments."""
+    if isinstance(example_input, Mapping):
+        return (), example_input
     if example_input is not None:
-        return example_input if isinstance(example_input, tuple) else (example_input,)
+        return (example_input if isinstance(example_input, tuple) else (example_input,)), {}
     config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
     size = tuple((config or {}).get("input_size", (3, 64, 64)))
     parameter = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(1, *size, generator=generator).to(parameter.device, parameter.dtype),)
+    images = torch.randn(1, *size, generator=generator)
+    return (images.to(parameter.device, parameter.dtype),), {}
 
 
 def _residuals(trace: Trace) -> Iterator[_Finding]:

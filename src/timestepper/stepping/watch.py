@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -283,45 +283,78 @@ class Trace(TorchDispatchMode):
         return found
 
 
-def watch(network: nn.Module, inputs: tuple[Any, ...]) -> Trace:
+def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     """Run one forward pass in eval mode, without gradients, and record it.
 
-    Parameters, buffers, each module's mode, hooks and the random state are left as they were.
+    Parameters, buffers, each module's mode, attributes and hooks, and the random state are left as
+    they were.
+
+    Args:
+        network: the network.
+        args: positional arguments of its forward pass.
+        kwargs: keyword arguments.
 
     Raises:
         NoBranchError: the forward pass failed.
     """
-    trace = Trace(network, [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)])
-    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
+    inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    trace = Trace(network, inputs)
+    tensors = [*network.parameters(), *network.buffers(), *inputs]
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     with (
-        _eval_mode(network),
+        _left_as_it_was(network),
         _named_modules(network, trace.running),
         torch.random.fork_rng([device.index for device in devices]),
         torch.no_grad(),
         _no_fused_attention(),
     ):
         try:
+            network.eval()
             with trace:
-                network(*inputs)
+                network(*args, **kwargs)
         except Exception as error:
-            shapes = ", ".join(str(tuple(getattr(i, "shape", ()))) for i in inputs)
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs) or "none"
             reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise NoBranchError(
                 f"the forward pass that looks for residual branches failed on inputs of shape "
-                f"{shapes}: {reason}; pass example_input= with what the network takes"
+                f"{shapes}: {reason}; pass example_input= with what the network takes: a tensor, a "
+                "tuple of positional arguments or a dict of keyword arguments"
             ) from error
     return trace
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+def _left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """Let the network change nothing of its own for good: no mode, statistic, counter or cache.
+
+    Meanwhile it works on copies of its buffers; what its containers held is put back.
+    """
+    modules = list(network.modules())
+    attributes = [dict(module.__dict__) for module in modules]
+    containers = [
+        (value, value.copy())
+        for members in attributes
+        for value in members.values()
+        if isinstance(value, dict | list | set)
+    ]
+    copies: dict[int, Tensor] = {}  # One tensor may be in several places.
+    for module in modules:
+        for place in (module._buffers, module.__dict__):
+            for name, tensor in place.items():
+                if isinstance(tensor, Tensor):
+                    place[name] = copies.setdefault(id(tensor), tensor.detach().clone())
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, members in zip(modules, attributes, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(members)
+        for value, held in containers:
+            value.clear()
+            if isinstance(value, list):
+                value.extend(held)
+            else:
+                value.update(held)
 
 
 @contextmanager
