@@ -76,10 +76,11 @@ def find_branches(
     described, refusals = _describe(found)
     described, more_refusals = _join_shared(trace, described)
     refusals += more_refusals
-    steps = [(f.addition.index, branch, f.likeness) for f, branch in described]
+    steps = [(f.addition.index, branch, f.likeness, f.own_name) for f, branch in described]
     for layer in dense:
         try:
-            steps.append((layer.features, *describe_dense(trace, layer)))
+            branch, likeness = describe_dense(trace, layer)
+            steps.append((layer.features, branch, likeness, branch.name))
         except FoldError as error:
             refusals.append(error)
     if refusals and not skip_unfoldable:
@@ -90,9 +91,17 @@ def find_branches(
     if not steps:
         raise NoBranchError(f"step sizes fold into none of the residual branches: {refusals[0]}")
     steps.sort(key=lambda step: step[0])
-    branches = [branch for _, branch, _ in steps]
-    names = _stage_names([likeness for _, _, likeness in steps], branches)
-    return [replace(branch, stage=name) for branch, name in zip(branches, names, strict=True)]
+    branches = [branch for _, branch, _, _ in steps]
+    names = _distinct(
+        [branch.name for branch in branches],
+        [own_name for *_, own_name in steps],
+        [branch.scaled[0] for branch in branches],
+    )
+    stages = _stage_names([likeness for _, _, likeness, _ in steps], names)
+    return [
+        replace(branch, name=name, stage=stage)
+        for branch, name, stage in zip(branches, names, stages, strict=True)
+    ]
 
 
 def _inputs(
@@ -132,7 +141,8 @@ def _residuals(trace: Trace) -> Iterator[_Finding]:
 def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
     """Tell whether a path moves or pools values at most, or projects them with one layer.
 
-    Only a projection may have an activation (pre-activation networks).
+    Only a projection may have an activation (pre-activation networks), and it has to be made for
+    the addition alone.
     """
     layers, activations = 0, 0
     for operation in trace.between(start, end):
@@ -144,7 +154,9 @@ def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
             operation.kind in PRODUCTS | QUOTIENTS and operation.uses_input == 1
         ):
             return False
-    return layers == 1 or layers + activations == 0
+    if layers == 1:
+        return len(trace.operations[end].consumers) == 1
+    return layers + activations == 0
 
 
 class _Finding:
@@ -159,6 +171,11 @@ class _Finding:
         self.layers = list(trace.modules_between(common, body.index, READABLE))
         self.shape = addition.shape
         self.end: End | None = None
+
+    @property
+    def own_name(self) -> str:
+        """What the names of the branch's layers begin with."""
+        return ".".join(_common_prefix([name.split(".") for name in self.layers])) or self.layers[0]
 
     @property
     def read(self) -> dict[str, nn.Module]:
@@ -181,9 +198,7 @@ class _Finding:
         Returns:
             The branch, and the operations from what is scaled to its result.
         """
-        parts = [layer.split(".") for layer in self.layers]
-        own = ".".join(_common_prefix(parts)) or self.layers[0]
-        name = self.site if alone and self.site else own
+        name = self.site if alone and self.site else self.own_name
         self.end = end = EndFinder(self.trace, {self.addition.index}, self.body, name).find()
         return end.branch(name, tuple(self.read)), end.way
 
@@ -258,11 +273,21 @@ def _common_prefix(parts: Sequence[Sequence[str]]) -> list[str]:
     return prefix
 
 
-def _stage_names(likenesses: Sequence[Any], branches: Sequence[Branch]) -> list[str]:
+def _distinct(names: Sequence[str], *alternatives: Sequence[str]) -> list[str]:
+    """Exchange names that several have for the first alternative that tells them apart."""
+    for others in alternatives:
+        taken = Counter(names)
+        names = [
+            other if taken[name] > 1 else name for name, other in zip(names, others, strict=True)
+        ]
+    return list(names)
+
+
+def _stage_names(likenesses: Sequence[Any], branches: Sequence[str]) -> list[str]:
     """Name each run of like branches after what its branches' names begin with."""
     stages: dict[Any, list[str]] = {}
     for likeness, branch in zip(likenesses, branches, strict=True):
-        stages.setdefault(likeness, []).append(branch.name)
+        stages.setdefault(likeness, []).append(branch)
 
     def plain(members: list[str]) -> str:
         parts = [name.split(".") for name in members]
@@ -273,12 +298,9 @@ def _stage_names(likenesses: Sequence[Any], branches: Sequence[Branch]) -> list[
         ends = {name.rpartition(".")[2] for name in members}
         return f"{plain(members)}.{ends.pop()}" if len(ends) == 1 else members[0]
 
-    taken = Counter(plain(members) for members in stages.values())
-    ended = Counter(with_end(members) for members in stages.values())
-    names = {}
-    for likeness, members in stages.items():
-        name = plain(members)
-        if taken[name] > 1:
-            name = with_end(members) if ended[with_end(members)] == 1 else members[0]
-        names[likeness] = name
-    return [names[likeness] for likeness in likenesses]
+    first = [members[0] for members in stages.values()]
+    ended = [with_end(members) for members in stages.values()]
+    # The last one is for a stage whose name is another's first branch.
+    names = _distinct([plain(members) for members in stages.values()], ended, first, first)
+    of_likeness = dict(zip(stages, names, strict=True))
+    return [of_likeness[likeness] for likeness in likenesses]
