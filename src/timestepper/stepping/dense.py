@@ -93,7 +93,7 @@ def describe_dense(trace: Trace, layer: DenseLayer) -> tuple[Branch, Any]:
         channels = tuple((first, first + width) for first in readers.values())
         branch = Branch(name, "", tuple(weights), tuple(readers), channels=channels)
     else:
-        end = EndFinder(trace, features.consumers, features, name).find()
+        end = EndFinder(trace, features.consumers, features, layer.start, name).find()
         often = [owner for owner, parameter in end.uses if trace.uses[owner, parameter] > 1]
         if often:
             raise FoldError(f"dense layer {name}: {often[0]} is used several times")

@@ -41,6 +41,7 @@ HOMOGENEOUS = of_kinds(
     "relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim amax.default"
 )
 ADDITIONS = of_kinds("add.Tensor add_.Tensor")
+DIFFERENCES = of_kinds("sub.Tensor sub_.Tensor")
 CONCATENATIONS = of_kinds("cat.default")
 PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
 QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
@@ -84,13 +85,17 @@ class EndFinder:
         trace: the watched pass.
         joins: the operations that join the branch to the state: the residual addition.
         body: the operation that made the branch's result.
+        start: the operation whose result the branch was computed from.
         name: the branch's name, for messages.
     """
 
-    def __init__(self, trace: Trace, joins: Collection[int], body: Operation, name: str) -> None:
+    def __init__(
+        self, trace: Trace, joins: Collection[int], body: Operation, start: int, name: str
+    ) -> None:
         self.trace = trace
         self.joins = joins
         self.body = body
+        self.start = start
         self.name = name
         # What is found, with the module in whose forward it is used.
         self.scaled: dict[str, str] = {}
@@ -98,6 +103,8 @@ class EndFinder:
         self.uses: set[tuple[str, str]] = set()
         self.ends: set[int] = set()
         self.labels: dict[int, Tensor] = {}
+        # Results that hold a part of the shortcut too, which is not scaled.
+        self.mixed: set[int] = set()
 
     def find(self) -> End:
         """Find the end.
@@ -114,8 +121,11 @@ class EndFinder:
             operation = self.trace.operations[index]
             for consumer in operation.consumers:
                 if consumer not in way and consumer not in self.joins:
+                    if index in self.mixed:
+                        raise self._refuse(operation, "a result used elsewhere too")
                     self._go_on(self.trace.operations[consumer], self.labels[index])
-        whole = all(len(taken) == len(self.labels[end].unique()) for end in self.ends)
+        labelled = [self.labels[end] for end in self.ends if end in self.labels]
+        whole = all(len(taken) == len(labels.unique()) for labels in labelled)
         return End(
             tuple(self.scaled),
             tuple(self.divided),
@@ -149,23 +159,82 @@ class EndFinder:
 
     def _walk_through(self, operation: Operation) -> Tensor:
         sources = [self.trace.operations[index] for index in operation.inputs]
-        if operation.kind in ADDITIONS and len(sources) == 2 and operation.plain_sum:
-            first, second = (self._go_back(source) for source in sources)
-            if not torch.equal(first, second):
-                raise self._refuse(operation, "a sum of unlike channels")
-            return first
+        if operation.kind in ADDITIONS | DIFFERENCES:
+            if len(sources) == 1 and operation.parameters:
+                return self._bias(operation, sources[0])
+            if len(sources) == 2 and operation.plain_sum:
+                return self._sum(operation, sources)
         if operation.kind in CONCATENATIONS and operation.uses_input == len(operation.call.args[0]):
-            parts = [
-                self._go_back(self.trace.operations[p.operation]) for p in operation.call.args[0]
-            ]
-            return torch.cat(parts, *operation.call.args[1:])
+            return self._concatenation(operation)
         if operation.kind in PRODUCTS and len(sources) == 2:
             return self._one_of(operation, sources).expand(operation.shape)
-        if len(sources) == 1 and operation.kind not in ADDITIONS:
+        elif len(sources) == 1:
             labels = self._passed(operation, self._go_back(sources[0]))
+            if sources[0].index in self.mixed:
+                self.mixed.add(operation.index)
+                if operation.kind not in MOVING | PRODUCTS:
+                    labels = None
             if labels is not None:
                 return labels
         raise self._refuse(operation)
+
+    def _is_start_moved(self, index: int) -> bool:
+        """Tell whether a result is the branch's start, its values at most moved."""
+        while index > self.start and self.trace.operations[index].kind in MOVING:
+            index = self.trace.operations[index].inputs[0]
+        return index == self.start
+
+    def _sum(self, operation: Operation, sources: list[Operation]) -> Tensor:
+        """Scale both sides alike, but not the start's own."""
+        computed = [source for source in sources if not self._is_start_moved(source.index)]
+        if not computed:
+            raise self._refuse(operation)
+        labels = [self._go_back(source) for source in computed]
+        if not torch.equal(labels[0], labels[-1]):
+            raise self._refuse(operation, "a sum of unlike channels")
+        if len(computed) < 2 or self.mixed & {source.index for source in computed}:
+            self.mixed.add(operation.index)
+        return labels[0]
+
+    def _concatenation(self, operation: Operation) -> Tensor:
+        """Set the labels of what is computed side by side; the start's own part is as they are."""
+        indices = [part.operation for part in operation.call.args[0]]
+        labels = {
+            index: self._go_back(self.trace.operations[index])
+            for index in indices
+            if not self._is_start_moved(index)
+        }
+        axis = operation.call.args[1] if len(operation.call.args) > 1 else 0
+        if not labels:
+            raise self._refuse(operation)
+        if len(labels) < len(indices) or self.mixed & set(labels):
+            self.mixed.add(operation.index)
+            whole = next(iter(labels.values())).narrow(axis, 0, 1).expand(operation.shape)
+            for index, known in labels.items():
+                if not torch.equal(known, whole.narrow(axis, 0, known.shape[axis])):
+                    raise self._refuse(operation, "a concatenation of unlike channels")
+            return whole
+        return torch.cat([labels[index] for index in indices], axis)
+
+    def _bias(self, operation: Operation, source: Operation) -> Tensor:
+        """Scale a bias of the network's own, and what it is added to.
+
+        One bias for all channels takes one step size for all of them, and so does the one scale
+        that it must come with.
+        """
+        ((owner, name), *_), (shape, *_) = operation.parameters, operation.parameter_shapes
+        if shape.numel() == 1 and source.kind in PRODUCTS and len(source.parameters) == 1:
+            scale, (size,) = source.parameters[0], source.parameter_shapes
+            if size.numel() == 1 and source.consumers == [operation.index]:
+                self.ends.add(source.index)
+                self._scale(scale, operation)
+                self._scale((owner, name), operation)
+                return torch.ones((), dtype=torch.float64).expand(operation.shape)
+        raise self._refuse(operation)
+
+    def _scale(self, parameter: tuple[str, str], operation: Operation) -> None:
+        self.uses.add(parameter)
+        self.scaled[".".join(filter(None, parameter))] = operation.module
 
     def _one_of(self, operation: Operation, sources: list[Operation]) -> Tensor:
         """A product takes the factor through either side, the other is a gate."""
@@ -173,7 +242,10 @@ class EndFinder:
         for source in sorted(sources, key=lambda source: -source.shape.numel()):
             before = dict(self.scaled), set(self.uses), set(self.ends), dict(self.labels)
             try:
-                return self._go_back(source)
+                labels = self._go_back(source)
+                if source.index in self.mixed:
+                    raise self._refuse(operation)
+                return labels
             except FoldError as error:
                 self.scaled, self.uses, self.ends, self.labels = before
                 refusal = refusal or error
@@ -260,8 +332,7 @@ class EndFinder:
             expected = weight.value * factor.view(-1, *(1 for _ in weight.value.shape[1:]))
             if torch.allclose(weight.again((owner, name), factor), expected, rtol=1e-4, atol=0):
                 for place in ((owner, name), *biases):
-                    self.uses.add(place)
-                    self.scaled[".".join(place)] = operation.module
+                    self._scale(place, operation)
                 return _along(operation.shape, 1)
         return None
 
@@ -283,8 +354,7 @@ class EndFinder:
             axis = long[0] - len(shape) + len(operation.shape)
             if shape[long[0]] != operation.shape[axis]:
                 continue
-            self.uses.add((owner, name))
-            self.scaled[f"{owner}.{name}" if owner else name] = operation.module
+            self._scale((owner, name), operation)
             return _along(operation.shape, axis)
         return None
 

@@ -199,7 +199,8 @@ class _Finding:
             The branch, and the operations from what is scaled to its result.
         """
         name = self.site if alone and self.site else self.own_name
-        self.end = end = EndFinder(self.trace, {self.addition.index}, self.body, name).find()
+        joins = {self.addition.index}
+        self.end = end = EndFinder(self.trace, joins, self.body, self.common, name).find()
         return end.branch(name, tuple(self.read)), end.way
 
 
