@@ -69,10 +69,7 @@ def find_branches(
     trace = watch(network, *_inputs(network, example_input))
     found, dense = list(_residuals(trace)), dense_layers(trace)
     if not found and not dense:
-        raise NoBranchError(
-            f"no residual branch was found in {type(network).__name__}: none of its additions "
-            "joins a tensor with something computed from it; name them with branches=[...]"
-        )
+        raise NoBranchError(_why_none(trace))
     described, refusals = _describe(found)
     described, more_refusals = _join_shared(trace, described)
     refusals += more_refusals
@@ -136,6 +133,29 @@ def _residuals(trace: Trace) -> Iterator[_Finding]:
         # Two long paths of any lengths are two branches of an ordinary block.
         if weights[body] > weights[shortcut] and _is_shortcut(trace, common, shortcut):
             yield _Finding(trace, addition, trace.operations[body], common)
+
+
+def _why_none(trace: Trace) -> str:
+    """Say why no residual branch was found."""
+    owners = {owner for operation in trace.operations for owner, _ in operation.parameters}
+    unread = {
+        type(module).__name__
+        for module in map(trace.network.get_submodule, owners)
+        if not isinstance(module, READABLE)
+        and any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+    }
+    reason = (
+        "none of its additions joins a tensor with something computed from it by layers whose "
+        "weights a controller can read"
+    )
+    if unread:
+        reason += (
+            f"; it has layers of class {', '.join(sorted(unread))}: exchange them for torch.nn's"
+        )
+    return (
+        f"no residual branch was found in {type(trace.network).__name__}: {reason}; or name the "
+        "branches with branches=[...]"
+    )
 
 
 def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
