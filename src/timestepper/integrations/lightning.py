@@ -1,0 +1,105 @@
+"""Time stepping in Lightning's Trainer: one callback."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from timestepper.controllers import ControllerFactory
+from timestepper.errors import AttachedError
+from timestepper.integrations.metrics import step_metrics
+from timestepper.stepping import attach, fold, load_weights
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+elif importlib.util.find_spec("lightning"):
+    from lightning.pytorch import Callback
+elif importlib.util.find_spec("pytorch_lightning"):
+    from pytorch_lightning import Callback
+else:
+    raise ImportError("Lightning is not installed: pip install 'timestepper[lightning]'")
+
+
+class TimeSteppingCallback(Callback):
+    """Attaches before the optimizers are built, logs every epoch, folds when the fit is done.
+
+    Logged are :func:`~timestepper.integrations.step_metrics`, by ``LightningModule.log``.
+    Checkpoints that are written during the fit hold the controllers, so that the fit resumes from
+    them; ``validate``, ``test`` and ``predict`` load them into the folded network too, folding
+    what they load.
+
+    Put it before callbacks that copy the network when the fit begins (weight averaging).
+
+    Args:
+        attribute: name of the network in the LightningModule, such as ``"network"`` or
+            ``"model.backbone"``. The LightningModule must have it once its ``__init__`` is done.
+            A network that is attached already keeps its step sizes.
+        controller: as for :func:`timestepper.attach`.
+        **options: further arguments of :func:`timestepper.attach`.
+
+    Raises:
+        AttachedError: in ``setup``, when the LightningModule has no such network.
+    """
+
+    def __init__(
+        self,
+        attribute: str = "network",
+        controller: str | float | ControllerFactory = "lstm",
+        **options: Any,
+    ) -> None:
+        self.attribute = attribute
+        self.controller = controller
+        self.options = options
+        self._folding: Any = None
+
+    def _network(self, module: nn.Module) -> nn.Module:
+        try:
+            return module.get_submodule(self.attribute)
+        except AttributeError:
+            children = ", ".join(name for name, _ in module.named_children()) or "nothing"
+            raise AttachedError(
+                f"{type(module).__name__} has no network {self.attribute!r} (it has {children}): "
+                "build it in __init__ and name it, TimeSteppingCallback(attribute=...)"
+            ) from None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Attach before a fit; before anything else, fold checkpoints that will be loaded."""
+        network = self._network(pl_module)
+        if stage != "fit":
+            self._folding = pl_module.register_load_state_dict_pre_hook(self._fold_loaded)
+        elif not hasattr(network, "time_stepping"):
+            attach(network, self.controller, **self.options)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave nothing on the LightningModule."""
+        if self._folding is not None:
+            self._folding.remove()
+            self._folding = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log evolution time and mean step size of each stage."""
+        # All processes have the same weights, so there is nothing to average over them.
+        pl_module.log_dict(step_metrics(self._network(pl_module)))  # type: ignore[arg-type]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fold; checkpoints and averaged weights have been dealt with by now."""
+        fold(self._network(pl_module))
+
+    def _fold_loaded(
+        self, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
+    ) -> None:
+        """Hook before weights are loaded into the LightningModule: fold those with controllers."""
+        network = self._network(module)
+        prefix = f"{prefix}{self.attribute}."
+        names = [name for name in state if name.startswith(prefix)]
+        if hasattr(network, "time_stepping") or not any(
+            name.startswith(f"{prefix}time_stepping.") for name in names
+        ):
+            return
+        network = attach(copy.deepcopy(network), self.controller, **self.options)
+        load_weights(network, {name.removeprefix(prefix): state.pop(name) for name in names})
+        folded = fold(network).state_dict()
+        state.update({prefix + name: tensor for name, tensor in folded.items()})
