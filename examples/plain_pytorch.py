@@ -75,4 +75,7 @@ print("outputs bit-equal after folding:", torch.equal(before, after))
 plain = make_network()
 plain.load_state_dict(network.state_dict())  # what you ship: no key and no code of timestepper
 with torch.no_grad():
-    print("outputs bit-equal in a fresh plain network:", torch.equal(plain.eval()(test_images), before))
+    print(
+        "outputs bit-equal in a fresh plain network:",
+        torch.equal(plain.eval()(test_images), before),
+    )

@@ -82,7 +82,7 @@ class TimeSteppingCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log evolution time and mean step size of each stage."""
         # All processes have the same weights, so there is nothing to average over them.
-        pl_module.log_dict(step_metrics(self._network(pl_module)))  # type: ignore[arg-type]
+        pl_module.log_dict(step_metrics(self._network(pl_module)))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fold; checkpoints and averaged weights have been dealt with by now."""
