@@ -216,6 +216,17 @@ def test_quantised_network_gives_one_clear_error():
         timestepper.attach(network, example_input=torch.randn(2, 4))
 
 
+class Choosing(HomeMade):
+    """Asks for a number in its forward pass."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_a_forward_pass_may_ask_for_numbers():
+    assert len(timestepper.find_branches(Choosing())) == 3
+
+
 class NoLayers(nn.Module):
     def forward(self, x):
         return x + x.relu()

@@ -115,6 +115,13 @@ def test_nothing_is_left_to_read(checkpoints):
         checkpoints.load("best")
 
 
+def test_a_text_file_is_no_checkpoint(checkpoints):
+    checkpoints.folder.mkdir(exist_ok=True)
+    (checkpoints.folder / "last.pt").write_text("root:x:0:0:root:/:/bin/sh\n" * 20)
+    with pytest.raises(RunError, match="can't be read"):
+        checkpoints.load("last")
+
+
 def test_code_in_a_checkpoint_is_not_run(checkpoints, tmp_path):
     class Evil:
         def __reduce__(self):

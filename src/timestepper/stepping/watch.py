@@ -171,7 +171,9 @@ class Trace(TorchDispatchMode):
         self._alive += used + outputs
         kind = str(func)
         if sources:
-            plain_sum = kwargs.get("alpha", 1) == 1 and all(s == outputs[0].shape for s in shapes)
+            plain_sum = kwargs.get("alpha", 1) == 1 and all(
+                s == out.shape for s in shapes for out in outputs[:1]
+            )
             index = self._record(kind, sources, parameters, computed, outputs, plain_sum, call)
             if kind in _DIVIDING:
                 for number, output in enumerate(outputs):

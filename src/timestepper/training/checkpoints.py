@@ -85,7 +85,10 @@ class Checkpoints:
                     state = torch.load(file, map_location="cpu", weights_only=True)
                 if not isinstance(state, dict) or "network" not in state:
                     raise ValueError("not a checkpoint of a training")
-            except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            except (
+                *(RuntimeError, OSError, EOFError, ValueError, LookupError),
+                pickle.UnpicklingError,
+            ) as error:
                 reason = str(error).strip().splitlines()[0][:120] if str(error) else "it is empty"
                 broken = f"{path} can't be read ({reason})"
                 warning = f"{broken}; going back to the one before"
