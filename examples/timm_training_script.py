@@ -13,6 +13,8 @@ import timm
 from PIL import Image
 from sklearn.datasets import load_digits
 
+if len(sys.argv) != 2:
+    sys.exit("say where timm's train.py is: python examples/timm_training_script.py TRAIN_PY")
 script = sys.argv[1]
 folder = Path(tempfile.mkdtemp())
 
