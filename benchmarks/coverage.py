@@ -106,7 +106,7 @@ def adds_activations(network: nn.Module, images: Tensor) -> bool:
             break
         depends.update(dict.fromkeys(found, True))
     return any(
-        node.name().startswith("AddBackward")
+        node.name().startswith(("AddBackward", "CopySlices"))  # Slices: in place in a part.
         and sum(bool(depends.get(before)) for before, _ in node.next_functions) == 2
         for node in order
     )

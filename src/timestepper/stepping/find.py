@@ -316,8 +316,9 @@ def _stage_names(likenesses: Sequence[Any], branches: Sequence[str]) -> list[str
         return ".".join(prefix) or members[0]
 
     def with_end(members: list[str]) -> str:
-        ends = {name.rpartition(".")[2] for name in members}
-        return f"{plain(members)}.{ends.pop()}" if len(ends) == 1 else members[0]
+        backwards = [name.removeprefix(plain(members)).split(".")[::-1] for name in members]
+        end = ".".join(reversed(_common_prefix(backwards)))
+        return f"{plain(members)}.{end}" if end else members[0]
 
     first = [members[0] for members in stages.values()]
     ended = [with_end(members) for members in stages.values()]
