@@ -417,6 +417,104 @@ def test_branches_that_share_all_parameters_share_step_sizes():
     assert len(network.state_dict()) == len(plain.state_dict())
 
 
+def blend(self, x):
+    return self.gain.sigmoid() * (self.main(x) - x)
+
+
+def beside(self, x):
+    return torch.cat([self.main(x[..., :1]), x[..., 1:]], -1)
+
+
+def beside_in_place_of_all(self, x, step):
+    return torch.cat([self.main(x[..., :1]) * step, x[..., 1:]], -1)
+
+
+@pytest.mark.parametrize(
+    ("function", "stepped"),
+    [
+        (blend, lambda self, x, step: self.gain.sigmoid() * (self.main(x) * step - x)),
+        (beside, beside_in_place_of_all),
+        (
+            lambda self, x: self.main(x) - self.other(x),
+            lambda self, x, step: step * (self.main(x) - self.other(x)),
+        ),
+    ],
+    ids=["learned blend", "some tokens only", "difference of two ends"],
+)
+def test_what_is_the_start_s_own_is_not_scaled(function, stepped):
+    plain, x = make(
+        lambda: Function(function, main=normed(), other=conv(), gain=scales(WIDTH, 1, 1)), False
+    )
+    plain.eval()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    expected = plain.stem(x)
+    for block, step in zip(plain.blocks, timestepper.step_sizes(network).values(), strict=True):
+        expected = expected + stepped(block.body, expected, step[:, None, None])
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_one_scale_and_bias_for_all_channels_take_one_step_size():
+    def body(self, x):
+        return self.main(x).relu() * self.scale + self.bias
+
+    plain, x = make(lambda: Function(body, main=normed(), scale=scales(1), bias=scales(1)), False)
+    plain.eval()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    steps = timestepper.step_sizes(network)
+    assert [step.shape for step in steps.values()] == [(1,), (1,)]
+    expected = explicit(plain, steps, x, axis=1)
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_scalar_of_the_branch_s_own_is_passed(value):
+    """ReZero and SkipInit: the layer in front takes the step sizes, zero stays zero."""
+    plain, x = make(lambda: Function(lambda self, x: self.alpha * self.main(x), main=conv()), False)
+    for block in plain.blocks:
+        block.body.alpha = nn.Parameter(torch.tensor(value, dtype=torch.float64))
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    assert network.time_stepping.branches[0].scaled == ("blocks.0.body.main",)
+    steps = timestepper.step_sizes(network)
+    expected = explicit(plain, steps, x, axis=1)
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
+    kept = timestepper.attach(copy.deepcopy(plain), preserve=True, example_input=x)
+    torch.testing.assert_close(kept(x), plain(x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("body", [normed, IMAGES["layer scale"]], ids=["norm", "layer scale"])
+def test_preserve_with_zeros(body):
+    plain, x = make(body, False)
+    plain.eval()
+    with torch.no_grad():
+        for block in plain.blocks:
+            scale = block.body.scale if hasattr(block.body, "scale") else block.body[1].weight
+            scale.zero_()
+    network = timestepper.attach(copy.deepcopy(plain), preserve=True, example_input=x)
+    torch.testing.assert_close(network(x), plain(x), rtol=1e-10, atol=1e-12)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("function", "end"),
+    [
+        (lambda self, x: (self.main(x) + x).relu(), "relu"),
+        (lambda self, x: (u := self.main(x) - x) * u.mean((2, 3), keepdim=True).sigmoid(), "mul"),
+        (
+            lambda self, x: self.main(x) + torch.cat([x[..., :3], x[..., 3:]], -1).relu(),
+            "ends in cat",
+        ),
+        (lambda self, x: self.main(x).relu() + self.bias, "add"),
+        (lambda self, x: torch.cat([self.main(x)[:, :3], x[:, 3:]], 1), "a concatenation of un"),
+    ],
+)
+def test_the_start_s_own_may_not_meet_what_is_not_linear(function, end):
+    plain, x = make(lambda: Function(function, main=normed(), bias=scales(1)), False)
+    with pytest.raises(FoldError, match=end):
+        timestepper.attach(plain, example_input=x)
+
+
 @pytest.mark.parametrize(
     ("function", "end"),
     [

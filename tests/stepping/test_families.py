@@ -85,6 +85,12 @@ def test_timm(name):
     check(network, {"x": torch.randn(2, 3, size, size)})
 
 
+def test_attention_and_mlp_have_controllers_of_their_own():
+    branches = timestepper.find_branches(timm.create_model("test_vit"))
+    stages = {branch.name.rpartition(".")[2]: branch.stage for branch in branches}
+    assert stages == {"attn": "blocks.attn", "mlp": "blocks.mlp"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name):

@@ -26,7 +26,9 @@ def check_network(network: nn.Module) -> None:
             that nothing may be written to.
     """
     if not isinstance(network, nn.Module):
-        raise NoBranchError(f"a network (torch.nn.Module) is needed, not a {type(network).__name__}")
+        raise NoBranchError(
+            f"a network (torch.nn.Module) is needed, not a {type(network).__name__}"
+        )
     for name, module in network.named_modules():
         which = f"its part {name}" if name else "it"
         wrapper = _WRAPPERS & {kind.__name__ for kind in type(module).__mro__}

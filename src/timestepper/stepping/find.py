@@ -33,6 +33,9 @@ from timestepper.stepping.ends import (
 )
 from timestepper.stepping.watch import Operation, Trace, watch
 
+# Attention is told from an MLP of the same shapes.
+ATTENDING = ("bmm", "baddbmm", "softmax", "scaled_dot_product")
+
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, or a forward pass's positional (tuple) or keyword (mapping) arguments."""
 
@@ -210,7 +213,11 @@ class _Finding:
     def likeness(self) -> Any:
         """What branches of one stage have in common."""
         averages = tuple(weight_of(module)[:, 0].shape for module in self.read.values())
-        return averages, self.shape[1:]
+        attends = any(
+            operation.short_name.startswith(ATTENDING)
+            for operation in self.trace.between(self.common, self.body.index)
+        )
+        return averages, self.shape[1:], attends
 
     def branch(self, *, alone: bool) -> tuple[Branch, frozenset[int]]:
         """Describe the branch; ``alone`` where its module makes no other residual addition.
