@@ -7,10 +7,10 @@ same output it goes on where it stopped; ``--largest`` leaves the largest for an
 
     python benchmarks/coverage.py --output results/coverage.csv
 
-Results: ``bit-equal`` and ``exact to 1e-6`` (largest relative difference between the attached and the
-folded network's outputs) count as covered. ``partly``: attaching is refused for the reason given,
-but works so with the branches that fold (``skip_unfoldable=True``). ``refused``: no branch folds.
-``failed``: anything else.
+Results: ``bit-equal`` and ``exact to 1e-6`` (largest relative difference between the attached and
+the folded network's outputs) count as covered. ``partly``: attaching is refused for the reason
+given, but works so with the branches that fold (``skip_unfoldable=True``). ``refused``: no branch
+folds. ``failed``: anything else.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def adds_activations(network: nn.Module, images: Tensor) -> bool:
             break
         depends.update(dict.fromkeys(found, True))
     return any(
-        node.name().startswith(("AddBackward", "CopySlices"))  # Slices: in place in a part.
+        # Slices: an addition in place to a part of a tensor.
+        any(kind in node.name() for kind in ("AddBackward", "CopySlices"))
         and sum(bool(depends.get(before)) for before, _ in node.next_functions) == 2
         for node in order
     )

@@ -496,6 +496,37 @@ def test_preserve_with_zeros(body):
     assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
+class TwoSizes(nn.Module):
+    """Two states of unlike sizes; each is changed by what both branches compute (CoaT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDTH, 1)
+        self.large, self.small = normed(), normed()
+
+    def forward(self, x, step=1.0):
+        a = self.stem(x)
+        b = nn.functional.avg_pool2d(a, 2)
+        f, g = self.large(a) * step, self.small(b) * step
+        a = a + (f + nn.functional.interpolate(g, scale_factor=2.0, mode="bilinear"))
+        b = b + (g + nn.functional.avg_pool2d(f, 2))
+        return a, b
+
+
+def test_branches_that_end_alike_are_one():
+    torch.manual_seed(0)
+    plain = TwoSizes().double().eval()
+    x = torch.randn(2, 3, 8, 8).double()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    (branch,) = network.time_stepping.branches
+    assert set(branch.scaled) == {"large.1", "small.1"}
+    assert set(branch.weights) == {"large.0", "small.0"}
+    (step,) = timestepper.step_sizes(network).values()
+    expected = plain(x, step[:, None, None])
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("function", "end"),
     [

@@ -146,14 +146,14 @@ def test_hugging_face(name):
 
 def test_gpt2_has_layers_that_are_not_read():
     config = transformers.GPT2Config(vocab_size=20, n_embd=16, n_layer=2, n_head=2)
-    with pytest.raises(NoBranchError, match="layers of class Conv1D.*exchange them for torch.nn"):
+    with pytest.raises(NoBranchError, match=r"layers of class Conv1D.*exchange them"):
         timestepper.attach(transformers.GPT2Model(config), example_input=TOKENS)
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("ecaresnet50d", "used elsewhere too .by "),  # a gate that mixes channels
+        ("ecaresnet26t", "used elsewhere too"),  # a gate that mixes channels
         ("cs3darknet_focus_s", "ends in silu"),
         ("cspnext_tiny", "ends in silu"),
         ("efficientvim_m1", "ends in bmm"),

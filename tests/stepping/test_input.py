@@ -98,7 +98,7 @@ class Answer:
 def test_keyword_inputs_and_structured_outputs(answer):
     network = Parts(answer).eval()
     inputs = {"images": torch.randn(2, 3, 8, 8), "scale": {"by": torch.ones(())}}
-    with pytest.raises(NoBranchError, match="example_input= with.*a dict of keyword arguments"):
+    with pytest.raises(NoBranchError, match=r"example_input= with.*a dict of keyword arguments"):
         timestepper.attach(network)
     timestepper.attach(network, example_input=inputs)
     assert set(timestepper.step_sizes(network)) == {f"network.layer1.{i}" for i in range(3)}

@@ -16,7 +16,8 @@ from torch import nn
 
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE, Branch, weight_of
-from timestepper.stepping.ends import CONCATENATIONS, EndFinder
+from timestepper.stepping.ends import EndFinder
+from timestepper.stepping.operators import CONCATENATIONS
 from timestepper.stepping.watch import Made, Operation, Trace, of_kinds
 
 BATCH_NORMS = of_kinds(
@@ -93,7 +94,7 @@ def describe_dense(trace: Trace, layer: DenseLayer) -> tuple[Branch, Any]:
         channels = tuple((first, first + width) for first in readers.values())
         branch = Branch(name, "", tuple(weights), tuple(readers), channels=channels)
     else:
-        end = EndFinder(trace, features.consumers, features, layer.start, name).find()
+        end = EndFinder(trace, features.consumers, [features.index], [layer.start], name).find()
         often = [owner for owner, parameter in end.uses if trace.uses[owner, parameter] > 1]
         if often:
             raise FoldError(f"dense layer {name}: {often[0]} is used several times")

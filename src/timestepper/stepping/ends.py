@@ -11,47 +11,32 @@ operation's result goes through the same operations as the result itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE, Branch
-from timestepper.stepping.factors import SCALABLE, TRANSPOSED, check_scalable
-from timestepper.stepping.watch import Operation, Trace, of_kinds
-
-# Move values without changing them.
-MOVING = of_kinds(
-    "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
-    "squeeze.dim squeeze.dims squeeze.default unsqueeze.default contiguous.default clone.default "
-    "alias.default detach.default _to_copy.default roll.default flip.default expand.default "
-    "slice.Tensor select.int constant_pad_nd.default"
+from timestepper.stepping.factors import SCALABLE, check_scalable
+from timestepper.stepping.operators import (
+    ADDITIONS,
+    CHANNELS_LAST,
+    CHANNELS_SECOND,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    DIFFERENCES,
+    HOMOGENEOUS,
+    MATRIX_PRODUCTS,
+    MOVING,
+    POOLING,
+    PRODUCTS,
+    QUOTIENTS,
+    VIEWS,
+    as_its_module_does,
 )
-VIEWS = of_kinds("view.default _unsafe_view.default")
-# Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
-POOLING = of_kinds(
-    "avg_pool2d.default _adaptive_avg_pool2d.default adaptive_max_pool2d.default "
-    "max_pool2d_with_indices.default upsample_nearest2d.default upsample_bilinear2d.default "
-    "upsample_bicubic2d.default"
-)
-# f(kx) = k f(x) for positive k.
-HOMOGENEOUS = of_kinds(
-    "relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim amax.default"
-)
-ADDITIONS = of_kinds("add.Tensor add_.Tensor")
-DIFFERENCES = of_kinds("sub.Tensor sub_.Tensor")
-CONCATENATIONS = of_kinds("cat.default")
-PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
-QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
-CONVOLUTIONS = of_kinds("convolution.default")
-MATRIX_PRODUCTS = of_kinds("addmm.default mm.default")
-CHANNELS_LAST = MATRIX_PRODUCTS | of_kinds("native_layer_norm.default _fused_rms_norm.default")
-CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
-    "native_batch_norm.default _native_batch_norm_legit_no_training.default "
-    "cudnn_batch_norm.default native_group_norm.default"
-)
+from timestepper.stepping.watch import Operation, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +68,24 @@ class EndFinder:
 
     Args:
         trace: the watched pass.
-        joins: the operations that join the branch to the state: the residual addition.
-        body: the operation that made the branch's result.
-        start: the operation whose result the branch was computed from.
+        joins: the operations that join the branch to the state: the residual additions, mostly one.
+        bodies: the operations that made what they join.
+        starts: the operations whose results the branch was computed from.
         name: the branch's name, for messages.
     """
 
     def __init__(
-        self, trace: Trace, joins: Collection[int], body: Operation, start: int, name: str
+        self,
+        trace: Trace,
+        joins: Iterable[int],
+        bodies: Iterable[int],
+        starts: Iterable[int],
+        name: str,
     ) -> None:
         self.trace = trace
-        self.joins = joins
-        self.body = body
-        self.start = start
+        self.joins = frozenset(joins)
+        self.bodies = frozenset(bodies)
+        self.starts = frozenset(starts)
         self.name = name
         # What is found, with the module in whose forward it is used.
         self.scaled: dict[str, str] = {}
@@ -112,15 +102,18 @@ class EndFinder:
         Raises:
             FoldError: step sizes can't be folded into it exactly.
         """
-        taken = self._go_back(self.body).unique()
+        self.go_back()
+        taken = torch.cat([self.labels[body].unique() for body in self.bodies]).unique()
         self.first, self.past = int(taken[0]) - 1, int(taken[-1])
         if len(taken) != self.past - self.first:
-            raise self._refuse(self.body, "which takes channels from here and there")
+            raise self._refuse(
+                self.trace.operations[min(self.bodies)], "which takes channels from here and there"
+            )
         way = frozenset(self.labels)
         for index in sorted(way):
             operation = self.trace.operations[index]
             for consumer in operation.consumers:
-                if consumer not in way and consumer not in self.joins:
+                if consumer not in way | self.joins:
                     if index in self.mixed:
                         raise self._refuse(operation, "a result used elsewhere too")
                     self._go_on(self.trace.operations[consumer], self.labels[index])
@@ -135,6 +128,11 @@ class EndFinder:
             way,
             None if whole else (self.first, self.past),
         )
+
+    def go_back(self) -> None:
+        """Find what is to be scaled, without a look at what else reads it."""
+        for body in self.bodies:
+            self._go_back(self.trace.operations[body])
 
     def _refuse(self, operation: Operation, why: str = "") -> FoldError:
         why = why or "which step sizes do not fold into exactly"
@@ -168,7 +166,7 @@ class EndFinder:
             return self._concatenation(operation)
         if operation.kind in PRODUCTS and len(sources) == 2:
             return self._one_of(operation, sources).expand(operation.shape)
-        elif len(sources) == 1:
+        if len(sources) == 1:
             labels = self._passed(operation, self._go_back(sources[0]))
             if sources[0].index in self.mixed:
                 self.mixed.add(operation.index)
@@ -179,10 +177,10 @@ class EndFinder:
         raise self._refuse(operation)
 
     def _is_start_moved(self, index: int) -> bool:
-        """Tell whether a result is the branch's start, its values at most moved."""
-        while index > self.start and self.trace.operations[index].kind in MOVING:
+        """Tell whether a result is a start of the branch, its values at most moved."""
+        while index not in self.starts and self.trace.operations[index].kind in MOVING:
             index = self.trace.operations[index].inputs[0]
-        return index == self.start
+        return index in self.starts
 
     def _sum(self, operation: Operation, sources: list[Operation]) -> Tensor:
         """Scale both sides alike, but not the start's own."""
@@ -210,7 +208,7 @@ class EndFinder:
         if len(labels) < len(indices) or self.mixed & set(labels):
             self.mixed.add(operation.index)
             whole = next(iter(labels.values())).narrow(axis, 0, 1).expand(operation.shape)
-            for index, known in labels.items():
+            for known in labels.values():
                 if not torch.equal(known, whole.narrow(axis, 0, known.shape[axis])):
                     raise self._refuse(operation, "a concatenation of unlike channels")
             return whole
@@ -295,7 +293,7 @@ class EndFinder:
                 axis = 1
             else:
                 continue
-            if not _as_its_module_does(source, module):
+            if not as_its_module_does(source, module):
                 continue
             used = {name for name, _ in module.named_parameters(recurse=False)}
             applied = (*operation.parameters, *source.parameters)
@@ -364,7 +362,7 @@ class EndFinder:
             module = self.trace.network.get_submodule(owner)
             if parameter != "weight" or not isinstance(module, READABLE):
                 continue
-            if not _as_its_module_does(operation, module):
+            if not as_its_module_does(operation, module):
                 continue
             if operation.kind in CONVOLUTIONS:
                 axis, activation = 1, 0
@@ -391,19 +389,6 @@ class EndFinder:
             )
         for consumer in operation.consumers:
             self._go_on(self.trace.operations[consumer], passed)
-
-
-def _as_its_module_does(operation: Operation, module: nn.Module) -> bool:
-    """Tell whether a weight is used as its module would, with its rows for results."""
-    if operation.kind in CONVOLUTIONS:
-        return bool(operation.call.args[6]) == isinstance(module, TRANSPOSED)
-    if operation.kind not in MATRIX_PRODUCTS:
-        return True
-    matrix = operation.call.args[-1]
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    transposed = weight.t()
-    return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
 
 
 def _along(shape: torch.Size, axis: int) -> Tensor:

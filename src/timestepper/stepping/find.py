@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from timestepper.stepping.branches import (
 )
 from timestepper.stepping.check import check_network
 from timestepper.stepping.dense import dense_layers, describe_dense
-from timestepper.stepping.ends import (
+from timestepper.stepping.ends import End, EndFinder
+from timestepper.stepping.operators import (
     ADDITIONS,
     CONVOLUTIONS,
     HOMOGENEOUS,
@@ -28,8 +30,6 @@ from timestepper.stepping.ends import (
     POOLING,
     PRODUCTS,
     QUOTIENTS,
-    End,
-    EndFinder,
 )
 from timestepper.stepping.watch import Operation, Trace, watch
 
@@ -194,6 +194,24 @@ class _Finding:
         self.layers = list(trace.modules_between(common, body.index, READABLE))
         self.shape = addition.shape
         self.end: End | None = None
+        self.together = [self]
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The operations that the branch ends in; none where it does not fold."""
+        finder = EndFinder(
+            self.trace, [self.addition.index], [self.body.index], [self.common], self.own_name
+        )
+        try:
+            finder.go_back()
+        except FoldError:
+            return frozenset()
+        return frozenset(finder.ends)
+
+    def join(self, others: Iterable[_Finding]) -> None:
+        """Make one branch of this and others that end in the same operations."""
+        self.together = [self, *others]
+        self.layers = [layer for finding in self.together for layer in finding.layers]
 
     @property
     def own_name(self) -> str:
@@ -206,7 +224,8 @@ class _Finding:
         assert self.end is not None
         modules: dict[str, nn.Module] = {}
         for index in sorted(self.end.ends):
-            modules |= self.trace.modules_between(self.common, index, READABLE)
+            for finding in self.together:
+                modules |= self.trace.modules_between(finding.common, index, READABLE)
         return _choose_read(modules)
 
     @property
@@ -223,12 +242,14 @@ class _Finding:
         """Describe the branch; ``alone`` where its module makes no other residual addition.
 
         Returns:
-            The branch, and the operations from what is scaled to its result.
+            The branch, and the operations from what is scaled to where it is added.
         """
         name = self.site if alone and self.site else self.own_name
-        joins = {self.addition.index}
-        self.end = end = EndFinder(self.trace, joins, self.body, self.common, name).find()
-        return end.branch(name, tuple(self.read)), end.way
+        joins, bodies, starts = zip(
+            *((f.addition.index, f.body.index, f.common) for f in self.together), strict=True
+        )
+        self.end = end = EndFinder(self.trace, joins, bodies, starts, name).find()
+        return end.branch(name, tuple(self.read)), end.way.union(joins)
 
 
 _Described = tuple[_Finding, Branch]
@@ -244,20 +265,31 @@ def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def _describe(found: Sequence[_Finding]) -> tuple[list[_Described], list[FoldError]]:
-    """Describe the branches, leaving out additions within the end of another branch."""
+    """Describe the branches, leaving out additions within the end of another branch.
+
+    Branches that end in the same operations, on features of several sizes, say, become one.
+    """
     sites = Counter(site for site, _ in {(f.site, tuple(f.layers)) for f in found})
     described: list[_Described] = []
     refusals: list[FoldError] = []
     ends: set[int] = set()
     for finding in reversed(found):
-        if finding.addition.index not in ends:
+        if finding.addition.index in ends:
+            continue
+        try:
             try:
                 branch, way = finding.branch(alone=sites[finding.site] == 1)
-            except FoldError as error:
-                refusals.append(error)
-            else:
-                ends |= way
-                described.append((finding, branch))
+            except FoldError:
+                same = [f for f in found if f is not finding and f.ends & finding.ends]
+                if not all(f.ends == finding.ends for f in same) or not same:
+                    raise
+                finding.join(same)
+                branch, way = finding.branch(alone=False)
+        except FoldError as error:
+            refusals.append(error)
+        else:
+            ends |= way
+            described.append((finding, branch))
     return described[::-1], refusals[::-1]
 
 

@@ -1,0 +1,52 @@
+"""Operators, by what they do to a factor for each channel, and how they use a weight."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from timestepper.stepping.factors import TRANSPOSED
+from timestepper.stepping.watch import Operation, of_kinds
+
+# Move values without changing them.
+MOVING = of_kinds(
+    "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
+    "squeeze.dim squeeze.dims squeeze.default unsqueeze.default contiguous.default clone.default "
+    "alias.default detach.default _to_copy.default roll.default flip.default expand.default "
+    "slice.Tensor select.int constant_pad_nd.default"
+)
+VIEWS = of_kinds("view.default _unsafe_view.default")
+# Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
+POOLING = of_kinds(
+    "avg_pool2d.default _adaptive_avg_pool2d.default adaptive_max_pool2d.default "
+    "max_pool2d_with_indices.default upsample_nearest2d.default upsample_bilinear2d.default "
+    "upsample_bicubic2d.default"
+)
+# f(kx) = k f(x) for positive k.
+HOMOGENEOUS = of_kinds(
+    "relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim amax.default"
+)
+ADDITIONS = of_kinds("add.Tensor add_.Tensor")
+DIFFERENCES = of_kinds("sub.Tensor sub_.Tensor")
+CONCATENATIONS = of_kinds("cat.default")
+PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
+QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
+CONVOLUTIONS = of_kinds("convolution.default")
+MATRIX_PRODUCTS = of_kinds("addmm.default mm.default")
+CHANNELS_LAST = MATRIX_PRODUCTS | of_kinds("native_layer_norm.default _fused_rms_norm.default")
+CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
+    "native_batch_norm.default _native_batch_norm_legit_no_training.default "
+    "cudnn_batch_norm.default native_group_norm.default"
+)
+
+
+def as_its_module_does(operation: Operation, module: nn.Module) -> bool:
+    """Tell whether a weight is used as its module would, with its rows for results."""
+    if operation.kind in CONVOLUTIONS:
+        return bool(operation.call.args[6]) == isinstance(module, TRANSPOSED)
+    if operation.kind not in MATRIX_PRODUCTS:
+        return True
+    matrix = operation.call.args[-1]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    transposed = weight.t()
+    return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
