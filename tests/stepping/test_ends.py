@@ -145,6 +145,9 @@ IMAGES = {
     "pooling": lambda: nn.Sequential(
         normed(), nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1), nn.Upsample(scale_factor=2)
     ),
+    "zero padding": lambda: nn.Sequential(
+        normed(), nn.Upsample((5, 5)), nn.ZeroPad2d((0, 1, 0, 1))
+    ),
     "sum of two ends": lambda: Function(
         lambda self, x: self.one(x) + self.two(x), one=normed(), two=conv(size=1)
     ),

@@ -104,6 +104,7 @@ class EndFinder:
         """
         self.go_back()
         taken = torch.cat([self.labels[body].unique() for body in self.bodies]).unique()
+        taken = taken[taken > 0]  # Zeros are padding.
         self.first, self.past = int(taken[0]) - 1, int(taken[-1])
         if len(taken) != self.past - self.first:
             raise self._refuse(
