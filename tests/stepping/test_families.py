@@ -58,6 +58,8 @@ def check(network: nn.Module, inputs: dict[str, torch.Tensor]) -> list[timestepp
     timestepper.attach(network, example_input=inputs)
     branches = list(network.time_stepping.branches)
     assert len(timestepper.step_sizes(network)) == len(branches)
+    names = {name for branch in branches for name in (branch.name, branch.stage)}
+    assert not any("" in name.split(".") for name in names)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     before = timestepper.step_sizes(network)
     network.train()

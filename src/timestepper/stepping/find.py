@@ -355,9 +355,10 @@ def _stage_names(likenesses: Sequence[Any], branches: Sequence[str]) -> list[str
         return ".".join(prefix) or members[0]
 
     def with_end(members: list[str]) -> str:
-        backwards = [name.removeprefix(plain(members)).split(".")[::-1] for name in members]
+        start = f"{plain(members)}."
+        backwards = [name.removeprefix(start).split(".")[::-1] for name in members]
         end = ".".join(reversed(_common_prefix(backwards)))
-        return f"{plain(members)}.{end}" if end else members[0]
+        return start + end if end and members[0].startswith(start) else members[0]
 
     first = [members[0] for members in stages.values()]
     ended = [with_end(members) for members in stages.values()]
