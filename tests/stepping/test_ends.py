@@ -568,3 +568,19 @@ def test_given_branches_may_not_share_what_is_scaled():
     twice = dataclasses.replace(second, scaled=first.scaled, inside=first.inside)
     with pytest.raises(FoldError, match=r"blocks\.0 and blocks\.1 share blocks\.0\.body\.1"):
         timestepper.attach(network, branches=[first, twice])
+
+
+def test_a_controller_may_read_what_another_stage_scales():
+    """A residual branch within another: the outer's controller reads the inner's layer."""
+
+    def body(self, x):
+        return self.outer((x + self.inner(x)).tanh())
+
+    plain, x = make(lambda: Function(body, inner=conv(), outer=conv(size=1)), False)
+    network = timestepper.attach(copy.deepcopy(plain), reduction=1, example_input=x)
+    assert len(timestepper.evolution_time(network)) == 2
+    with torch.no_grad():
+        before = network(x)
+        assert torch.equal(timestepper.fold(network)(x), before)
+        kept = timestepper.attach(network, reduction=1, preserve=True, example_input=x)
+        torch.testing.assert_close(kept(x), before, rtol=1e-10, atol=1e-12)

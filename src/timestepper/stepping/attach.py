@@ -152,22 +152,29 @@ def _divide_by_step_sizes(stepping: TimeStepping) -> None:
     Some of them are read by the controller too, so that the step sizes follow the change: they are
     computed anew until they stand still.
     """
-    for stage in stepping.stages:
-        originals = [factor.parameter.clone() for factor in stage.factors]
-        steps = stage.step_sizes()
-        for _ in range(PRESERVE_ROUNDS):
-            for factor, original in zip(stage.factors, originals, strict=True):
-                factor.parameter.copy_(factor.inverse(original, steps))
-            before, steps = steps, stage.step_sizes()
-            if torch.allclose(steps, before, rtol=4 * torch.finfo(steps.dtype).eps, atol=0):
-                break
-        else:
-            for factor, original in zip(stage.factors, originals, strict=True):
-                factor.parameter.copy_(original)
-            raise StateError(
-                f"preserve=True: the step sizes of stage {stage.name!r} follow the weights that "
-                "are divided by them without end; attach without it"
-            )
+    # All stages together: a controller may read a weight that another stage scales.
+    stages = stepping.stages
+    originals = [[factor.parameter.clone() for factor in stage.factors] for stage in stages]
+    steps = [stage.step_sizes() for stage in stages]
+    for _ in range(PRESERVE_ROUNDS):
+        for stage, of_stage, step in zip(stages, originals, steps, strict=True):
+            for factor, original in zip(stage.factors, of_stage, strict=True):
+                factor.parameter.copy_(factor.inverse(original, step))
+        before, steps = steps, [stage.step_sizes() for stage in stages]
+        moving = [
+            stage.name
+            for stage, now, then in zip(stages, steps, before, strict=True)
+            if not torch.allclose(now, then, rtol=4 * torch.finfo(now.dtype).eps, atol=0)
+        ]
+        if not moving:
+            return
+    for stage, of_stage in zip(stages, originals, strict=True):
+        for factor, original in zip(stage.factors, of_stage, strict=True):
+            factor.parameter.copy_(original)
+    raise StateError(
+        f"preserve=True: the step sizes of stage {moving[0]!r} follow the weights that are "
+        "divided by them without end; attach without it"
+    )
 
 
 def _stepping(network: nn.Module) -> TimeStepping:
@@ -225,8 +232,10 @@ def fold(network: nn.Module) -> nn.Module:
         AttachedError: the network is not attached.
     """
     stepping = _stepping(network)
-    for stage in stepping.stages:
-        for factor, product in zip(stage.factors, stage.compute_products(), strict=True):
+    # All products come first: a controller may read a weight that another stage scales.
+    computed = [stage.compute_products() for stage in stepping.stages]
+    for stage, products in zip(stepping.stages, computed, strict=True):
+        for factor, product in zip(stage.factors, products, strict=True):
             factor.parameter.copy_(product)
     _take_away(network)
     return network
