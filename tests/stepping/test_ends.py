@@ -129,6 +129,44 @@ def attention():
     )
 
 
+def bare_attention():
+    def body(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return (q @ k.transpose(1, 2)).softmax(-1) @ v
+
+    return Function(body, qkv=nn.Linear(WIDTH, 3 * WIDTH))
+
+
+def channel_gate():
+    """ECA: a convolution along the channels mixes what it reads."""
+
+    def body(self, x):
+        u = self.main(x)
+        gate = self.read(u.mean((2, 3))[:, None]).sigmoid()
+        return u * gate.transpose(1, 2)[..., None]
+
+    return Function(body, main=normed(), read=nn.Conv1d(1, 1, 3, padding=1))
+
+
+def spatial_gate():
+    def body(self, x):
+        u = self.main(x)
+        return u * self.read(u.amax(1, keepdim=True)).sigmoid()
+
+    return Function(body, main=normed(), read=conv(1, inputs=1))
+
+
+def two_statistics():
+    """CBAM: what reads mean and maximum over the channels, side by side."""
+
+    def body(self, x):
+        u = self.main(x)
+        read = torch.cat([u.mean(1, keepdim=True), u.amax(1, keepdim=True)], 1)
+        return u * self.read(read).sigmoid()
+
+    return Function(body, main=normed(), read=conv(1, inputs=2))
+
+
 IMAGES = {
     "gate": gated,
     "gate with groups": lambda: gated(groups=2),
@@ -170,8 +208,32 @@ IMAGES = {
     ),
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(conv()),
     "standardised weight": lambda: StandardisedConv(WIDTH, WIDTH, 3, padding=1),
+    "parts put together again": lambda: Function(
+        lambda self, x: torch.cat(self.main(x).split(2, 1), 1), main=normed()
+    ),
     "group norm": lambda: nn.Sequential(conv(), nn.GroupNorm(2, WIDTH)),
 }
+SINGLE = {
+    "channel gate": channel_gate,
+    "spatial gate": spatial_gate,
+    "spatial gate of two statistics": two_statistics,
+    "gate of the mean of all channels": lambda: Function(
+        lambda self, x: (
+            (u := self.main(x))[:, :WIDTH] * self.read(u.mean(1, keepdim=True)).sigmoid()
+        ),
+        main=widened(),
+        read=conv(1, inputs=1),
+    ),
+    "sum of unlike channels": lambda: Function(
+        lambda self, x: self.one(x) + self.two(x).flip(1), one=normed(), two=normed()
+    ),
+    "every second channel": lambda: Function(
+        lambda self, x: self.main(x)[:, ::2], main=conv(2 * WIDTH)
+    ),
+}
+"""Ends that one step size for all channels has a place in, but not one for each."""
+
+
 TOKENS = {
     "linear": lambda: nn.Sequential(nn.Linear(WIDTH, 9), nn.GELU(), nn.Linear(9, WIDTH)),
     "layer norm": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)),
@@ -181,6 +243,7 @@ TOKENS = {
         lambda self, x: self.main(x) * self.scale, main=nn.Linear(WIDTH, WIDTH), scale=scales(WIDTH)
     ),
     "attention": attention,
+    "attention without projection": bare_attention,
     "window": lambda: Function(
         lambda self, x: self.main(x.view(-1, 2, 2, WIDTH)).view(x.shape).roll(1, 1),
         main=nn.Linear(WIDTH, WIDTH),
@@ -224,6 +287,7 @@ def make(body, tokens):
 
 
 CASES = [
+    *(pytest.param(body, False, id=f"single, {name}") for name, body in SINGLE.items()),
     *(pytest.param(body, False, id=f"images, {name}") for name, body in IMAGES.items()),
     *(pytest.param(body, True, id=f"tokens, {name}") for name, body in TOKENS.items()),
 ]
@@ -235,6 +299,7 @@ def test_step_sizes_equal_the_explicit_product(body, tokens):
     network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
     steps = timestepper.step_sizes(network)
     assert list(steps) == ["blocks.0", "blocks.1"]
+    assert {len(step) for step in steps.values()} == {1 if body in SINGLE.values() else WIDTH}
     for training in (True, False):
         ours = network.train(training)(x)
         theirs = explicit(plain.train(training), steps, x, axis=2 if tokens else 1)
@@ -270,25 +335,6 @@ def test_preserve_changes_nothing(body, tokens):
         torch.testing.assert_close(network(x), before, rtol=1e-10, atol=1e-12)
 
 
-def channel_gate():
-    """ECA: a convolution along the channels mixes what it reads."""
-
-    def body(self, x):
-        u = self.main(x)
-        gate = self.read(u.mean((2, 3))[:, None]).sigmoid()
-        return u * gate.transpose(1, 2)[..., None]
-
-    return Function(body, main=normed(), read=nn.Conv1d(1, 1, 3, padding=1))
-
-
-def spatial_gate():
-    def body(self, x):
-        u = self.main(x)
-        return u * self.read(u.amax(1, keepdim=True)).sigmoid()
-
-    return Function(body, main=normed(), read=conv(1, inputs=1))
-
-
 def tapped():
     def body(self, x):
         u = self.main(x)
@@ -317,13 +363,6 @@ class TransposedWeight(nn.Module):
 @pytest.mark.parametrize(
     ("body", "tokens", "message"),
     [
-        (channel_gate, False, "used elsewhere too"),
-        (
-            lambda: Function(lambda self, x: self.main(x)[:, ::2], main=conv(2 * WIDTH)),
-            False,
-            "ends in slice .*channels from here and there",
-        ),
-        (spatial_gate, False, "used elsewhere too"),
         (tapped, False, "used elsewhere too .by tanh in blocks.0.body"),
         (shared, False, "used 2 times"),
         (lambda: nn.Sequential(normed(), nn.SiLU()), False, "ends in silu"),
@@ -336,13 +375,6 @@ class TransposedWeight(nn.Module):
             lambda: Function(lambda self, x: (u := self.main(x)) * u, main=normed()),
             False,
             "ends in mul",
-        ),
-        (
-            lambda: Function(
-                lambda self, x: self.one(x) + self.two(x).flip(1), one=normed(), two=normed()
-            ),
-            False,
-            "a sum of unlike channels",
         ),
         (lambda: Function(lambda self, x: 1 / self.main(x), main=normed()), False, "ends in"),
         (TransposedWeight, True, "ends in"),
@@ -441,8 +473,12 @@ def beside_in_place_of_all(self, x, step):
             lambda self, x: self.main(x) - self.other(x),
             lambda self, x, step: step * (self.main(x) - self.other(x)),
         ),
+        (
+            lambda self, x: torch.cat([self.main(x)[:, :3], x[:, 3:]], 1),
+            lambda self, x, step: torch.cat([self.main(x)[:, :3] * step, x[:, 3:]], 1),
+        ),
     ],
-    ids=["learned blend", "some tokens only", "difference of two ends"],
+    ids=["learned blend", "some tokens only", "difference of two ends", "some channels only"],
 )
 def test_what_is_the_start_s_own_is_not_scaled(function, stepped):
     plain, x = make(
@@ -540,7 +576,6 @@ def test_branches_that_end_alike_are_one():
             "ends in cat",
         ),
         (lambda self, x: self.main(x).relu() + self.bias, "add"),
-        (lambda self, x: torch.cat([self.main(x)[:, :3], x[:, 3:]], 1), "a concatenation of un"),
     ],
 )
 def test_the_start_s_own_may_not_meet_what_is_not_linear(function, end):
@@ -549,16 +584,9 @@ def test_the_start_s_own_may_not_meet_what_is_not_linear(function, end):
         timestepper.attach(plain, example_input=x)
 
 
-@pytest.mark.parametrize(
-    ("function", "end"),
-    [
-        (lambda self, x: torch.cat(self.main(x).chunk(2)), "split"),
-        (lambda self, x: self.main(x).sigmoid() * x, "sigmoid"),
-    ],
-)
-def test_parts_and_gates_of_the_input_are_no_ends(function, end):
-    network = Residual(Function(function, main=conv()))
-    with pytest.raises(FoldError, match=f"ends in {end} "):
+def test_gates_of_the_input_are_no_ends():
+    network = Residual(Function(lambda self, x: self.main(x).sigmoid() * x, main=conv()))
+    with pytest.raises(FoldError, match="ends in sigmoid "):
         timestepper.attach(network, example_input=torch.randn(2, WIDTH, 6, 6))
 
 
@@ -584,3 +612,19 @@ def test_a_controller_may_read_what_another_stage_scales():
         assert torch.equal(timestepper.fold(network)(x), before)
         kept = timestepper.attach(network, reduction=1, preserve=True, example_input=x)
         torch.testing.assert_close(kept(x), before, rtol=1e-10, atol=1e-12)
+
+
+def test_given_branches_have_names_of_their_own():
+    network, x = make(IMAGES["group norm"], tokens=False)
+    first, second = timestepper.find_branches(network, x)
+    with pytest.raises(NoBranchError, match=r"two branches are called 'blocks\.0'"):
+        timestepper.attach(network, branches=[first, dataclasses.replace(second, name=first.name)])
+    first, second = (
+        dataclasses.replace(first, stage="a.b"),
+        dataclasses.replace(second, stage="a_b"),
+    )
+    with pytest.raises(NoBranchError, match="two stages are called 'a_b'"):
+        timestepper.attach(network, branches=[first, second])
+    wrapped = nn.DataParallel(network)
+    with pytest.raises(NoBranchError, match="DataParallel"):
+        timestepper.attach(wrapped, branches=[first])

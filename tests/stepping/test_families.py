@@ -18,6 +18,7 @@ TIMM = {
     "wide_resnet50_2": {"layers": (1, 1, 1, 1)},
     "resnet50t": {"layers": (1, 1, 1, 1)},
     "seresnet18": {"layers": (1, 1, 1, 1)},
+    "ecaresnet26t": {"layers": (1, 1, 1, 1)},
     "skresnet18": {"layers": (1, 1, 1, 1)},
     "regnety_002": {},
     "mobilenetv2_035": {},
@@ -32,7 +33,15 @@ TIMM = {
     "hgnetv2_b0": {},
     "xcit_nano_12_p8_224": {"depth": 1},
 }
-TIMM_SLOW = ["resnetv2_18", "resnet18d", "cspresnet50", "mixer_s32_224", "resmlp_12_224"]
+TIMM_SLOW = [
+    "csatv2",
+    "eca_vovnet39b",
+    "resnetv2_18",
+    "resnet18d",
+    "cspresnet50",
+    "mixer_s32_224",
+    "resmlp_12_224",
+]
 TORCHVISION = [
     *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0"),
     *("regnet_y_400mf", "convnext_tiny", "swin_t", "swin_v2_t", "maxvit_t", "vit_b_32"),
@@ -155,11 +164,9 @@ def test_gpt2_has_layers_that_are_not_read():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("ecaresnet26t", "used elsewhere too"),  # a gate that mixes channels
         ("cs3darknet_focus_s", "ends in silu"),
         ("cspnext_tiny", "ends in silu"),
         ("efficientvim_m1", "ends in bmm"),
-        ("csatv2", "ends in mm"),
     ],
 )
 def test_what_does_not_fold_in_timm(name, reason):

@@ -16,6 +16,7 @@ from timestepper.stepping.branches import (
     is_bottleneck,
     weight_of,
 )
+from timestepper.stepping.check import check_network
 from timestepper.stepping.factors import channels_of, factors_of
 from timestepper.stepping.find import ExampleInput, find_branches
 from timestepper.stepping.stages import (
@@ -25,6 +26,7 @@ from timestepper.stepping.stages import (
     LeaveBranchEnd,
     StartPass,
     TimeStepping,
+    module_name,
 )
 
 PRESERVE_ROUNDS = 100
@@ -72,12 +74,15 @@ def attach(
     factory = get_factory(controller)
     if reduction is not None and reduction < 1:
         raise NoBranchError(f"reduction must be at least 1, not {reduction}")
+    check_network(network)
     found = list(find_branches(network, example_input) if branches is None else branches)
     if not found:
         raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
+    _refuse_namesakes([branch.name for branch in found], "branches")
     by_stage: dict[str, list[Branch]] = {}
     for branch in found:
         by_stage.setdefault(branch.stage, []).append(branch)
+    _refuse_namesakes([module_name(stage) for stage in by_stage], "stages")
     controllers = {
         name: _make_controller(network, members, factory, reduction)
         for name, members in by_stage.items()
@@ -100,6 +105,12 @@ def attach(
             _take_away(network)
             raise
     return network
+
+
+def _refuse_namesakes(names: list[str], what: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise NoBranchError(f"two {what} are called {twice!r}: give them names of their own")
 
 
 def _refuse_sharing(stepping: TimeStepping) -> None:
@@ -140,7 +151,9 @@ def _make_controller(
     ((features, channels, _),) = shapes
     if reduction is None:
         reduction = 8 if is_bottleneck(reads) else 4
-    controller = factory(len(branches), features, channels, max(1, channels // reduction))
+    # A single step size says nothing of the branch's width; the last weights do.
+    width = channels if channels > 1 else len(weight_of(reads[-1]))
+    controller = factory(len(branches), features, channels, max(1, width // reduction))
     reference = factors_of(network, branches)[0].parameter
     return controller.to(device=reference.device, dtype=reference.dtype)
 

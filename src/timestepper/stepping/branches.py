@@ -35,6 +35,8 @@ class Branch:
         channels: for each of ``scaled`` and ``divided`` the channels that take the step sizes,
             (first, past the last), or None for all; empty where it is all of each. Branches of
             one stage may scale different channels of one parameter.
+        single: the branch has one step size for all channels, as in Eq. 1: something in it, such
+            as a gate that mixes channels, gives those of Eq. 13, one for each, no place.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Branch:
     divided: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     channels: tuple[tuple[int, int] | None, ...] = ()
+    single: bool = False
 
     def __post_init__(self) -> None:
         """Take one name for a tuple of one."""

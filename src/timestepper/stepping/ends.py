@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from timestepper.errors import FoldError
-from timestepper.stepping.branches import READABLE, Branch
+from timestepper.stepping.branches import Branch
 from timestepper.stepping.factors import SCALABLE, check_scalable
+from timestepper.stepping.gates import find_divided
+from timestepper.stepping.labels import numbered, passed
 from timestepper.stepping.operators import (
     ADDITIONS,
     CHANNELS_LAST,
@@ -27,12 +29,10 @@ from timestepper.stepping.operators import (
     CONCATENATIONS,
     CONVOLUTIONS,
     DIFFERENCES,
-    HOMOGENEOUS,
     MATRIX_PRODUCTS,
+    MIXTURES,
     MOVING,
-    POOLING,
     PRODUCTS,
-    QUOTIENTS,
     VIEWS,
     as_its_module_does,
 )
@@ -56,11 +56,14 @@ class End:
     ends: frozenset[int]
     way: frozenset[int]
     channels: tuple[int, int] | None
+    single: bool
 
     def branch(self, name: str, weights: tuple[str, ...]) -> Branch:
         """Make the branch that ends so; its stage is left open."""
         channels = (self.channels,) * len(self.inside) if self.channels else ()
-        return Branch(name, "", weights, self.scaled, self.divided, self.inside, channels)
+        return Branch(
+            name, "", weights, self.scaled, self.divided, self.inside, channels, self.single
+        )
 
 
 class EndFinder:
@@ -72,6 +75,8 @@ class EndFinder:
         bodies: the operations that made what they join.
         starts: the operations whose results the branch was computed from.
         name: the branch's name, for messages.
+        single: look for a place for one step size for all channels, where one for each has none.
+            Then all labels are 1.
     """
 
     def __init__(
@@ -81,15 +86,17 @@ class EndFinder:
         bodies: Iterable[int],
         starts: Iterable[int],
         name: str,
+        *,
+        single: bool = False,
     ) -> None:
         self.trace = trace
+        self.single = single
         self.joins = frozenset(joins)
         self.bodies = frozenset(bodies)
         self.starts = frozenset(starts)
         self.name = name
         # What is found, with the module in whose forward it is used.
         self.scaled: dict[str, str] = {}
-        self.divided: dict[str, str] = {}
         self.uses: set[tuple[str, str]] = set()
         self.ends: set[int] = set()
         self.labels: dict[int, Tensor] = {}
@@ -105,29 +112,33 @@ class EndFinder:
         self.go_back()
         taken = torch.cat([self.labels[body].unique() for body in self.bodies]).unique()
         taken = taken[taken > 0]  # Zeros are padding.
-        self.first, self.past = int(taken[0]) - 1, int(taken[-1])
-        if len(taken) != self.past - self.first:
+        first, past = int(taken[0]) - 1, int(taken[-1])
+        if len(taken) != past - first:
             raise self._refuse(
                 self.trace.operations[min(self.bodies)], "which takes channels from here and there"
             )
         way = frozenset(self.labels)
-        for index in sorted(way):
-            operation = self.trace.operations[index]
-            for consumer in operation.consumers:
-                if consumer not in way | self.joins:
-                    if index in self.mixed:
-                        raise self._refuse(operation, "a result used elsewhere too")
-                    self._go_on(self.trace.operations[consumer], self.labels[index])
+        for index in self.mixed:
+            if not way | self.joins >= set(self.trace.operations[index].consumers):
+                raise self._refuse(self.trace.operations[index], "a result used elsewhere too")
+        scaled = {
+            # Zero is what takes no step size.
+            index: labels.where((labels > first) & (labels <= past), 0)
+            for index, labels in self.labels.items()
+        }
+        taking = (first, past)
+        divided = find_divided(self.trace, scaled, self.joins, self.name, taking, self.single)
         labelled = [self.labels[end] for end in self.ends if end in self.labels]
         whole = all(len(taken) == len(labels.unique()) for labels in labelled)
         return End(
             tuple(self.scaled),
-            tuple(self.divided),
-            (*self.scaled.values(), *self.divided.values()),
-            frozenset(self.uses),
+            tuple(divided),
+            (*self.scaled.values(), *divided.values()),
+            frozenset(self.uses).union((owner, "weight") for owner in divided),
             frozenset(self.ends),
             way,
-            None if whole else (self.first, self.past),
+            None if whole else taking,
+            self.single,
         )
 
     def go_back(self) -> None:
@@ -167,8 +178,10 @@ class EndFinder:
             return self._concatenation(operation)
         if operation.kind in PRODUCTS and len(sources) == 2:
             return self._one_of(operation, sources).expand(operation.shape)
+        if operation.kind in MIXTURES and operation.uses_input == 2:
+            return self._mixture(operation)
         if len(sources) == 1:
-            labels = self._passed(operation, self._go_back(sources[0]))
+            labels = passed(self.trace, operation, self._go_back(sources[0]))
             if sources[0].index in self.mixed:
                 self.mixed.add(operation.index)
                 if operation.kind not in MOVING | PRODUCTS:
@@ -221,6 +234,8 @@ class EndFinder:
         One bias for all channels takes one step size for all of them, and so does the one scale
         that it must come with.
         """
+        if not self.single:
+            raise self._refuse(operation)
         ((owner, name), *_), (shape, *_) = operation.parameters, operation.parameter_shapes
         if shape.numel() == 1 and source.kind in PRODUCTS and len(source.parameters) == 1:
             scale, (size,) = source.parameters[0], source.parameter_shapes
@@ -228,7 +243,7 @@ class EndFinder:
                 self.ends.add(source.index)
                 self._scale(scale, operation)
                 self._scale((owner, name), operation)
-                return torch.ones((), dtype=torch.float64).expand(operation.shape)
+                return numbered(operation.shape, 0, single=True)
         raise self._refuse(operation)
 
     def _scale(self, parameter: tuple[str, str], operation: Operation) -> None:
@@ -251,26 +266,13 @@ class EndFinder:
         assert refusal is not None
         raise refusal
 
-    def _passed(self, operation: Operation, labels: Tensor) -> Tensor | None:
-        """Take labels through an operation with one input, or None where a factor does not pass."""
-        if operation.uses_input != 1:  # A square, say.
-            return None
-        if operation.kind in MOVING:
-            if operation.kind == "aten.constant_pad_nd.default" and any(operation.call.args[2:]):
-                return None
-            return self.trace.replay(operation, labels)
-        if operation.kind in HOMOGENEOUS:
-            return self.trace.replay(operation, labels)
-        if operation.kind in PRODUCTS or operation.kind in QUOTIENTS:
-            if operation.kind in QUOTIENTS and not self.trace.is_input(operation, 0):
-                return None
-            return labels.expand(operation.shape)
-        if operation.kind in POOLING:
-            channels = labels[(slice(None), slice(None), *(slice(1) for _ in labels.shape[2:]))]
-            if not torch.equal(channels.expand_as(labels), labels):
-                return None
-            return channels.expand(operation.shape)
-        return None
+    def _mixture(self, operation: Operation) -> Tensor:
+        """Take the factor through the values that attention weighs, whatever its weights are."""
+        values = self._go_back(self.trace.operations[operation.call.args[1].operation])
+        row = values.narrow(-2, 0, 1)
+        if not torch.equal(row.expand_as(values), values):
+            raise self._refuse(operation)
+        return row.expand(operation.shape)
 
     def _affine(self, operation: Operation) -> Tensor | None:
         """Label the result of an operation that ends the branch, and note its parameters."""
@@ -309,7 +311,7 @@ class EndFinder:
                 raise self._refuse(operation, f"a {type(module).__name__}")
             self.uses.update((owner, name) for name in used)
             self.scaled.update(dict.fromkeys(names, operation.module))
-            return _along(operation.shape, axis)
+            return numbered(operation.shape, axis, single=self.single)
         return None
 
     def _computed_weight(self, operation: Operation) -> Tensor | None:
@@ -332,7 +334,7 @@ class EndFinder:
             if torch.allclose(weight.again((owner, name), factor), expected, rtol=1e-4, atol=0):
                 for place in ((owner, name), *biases):
                     self._scale(place, operation)
-                return _along(operation.shape, 1)
+                return numbered(operation.shape, 1, single=self.single)
         return None
 
     def _before_views(self, operation: Operation) -> Operation:
@@ -354,45 +356,5 @@ class EndFinder:
             if shape[long[0]] != operation.shape[axis]:
                 continue
             self._scale((owner, name), operation)
-            return _along(operation.shape, axis)
+            return numbered(operation.shape, axis, single=self.single)
         return None
-
-    def _go_on(self, operation: Operation, labels: Tensor) -> None:
-        """Follow scaled values that leave the branch's way, up to a layer that can be divided."""
-        for owner, parameter in operation.parameters:
-            module = self.trace.network.get_submodule(owner)
-            if parameter != "weight" or not isinstance(module, READABLE):
-                continue
-            if not as_its_module_does(operation, module):
-                continue
-            if operation.kind in CONVOLUTIONS:
-                axis, activation = 1, 0
-            elif operation.kind in MATRIX_PRODUCTS:
-                axis, activation = labels.ndim - 1, len(operation.call.args) - 2
-            else:
-                continue
-            if (
-                operation.uses_input == 1
-                and self.trace.is_input(operation, activation)
-                and torch.equal(labels, _along(labels.shape, axis))
-            ):
-                self.uses.add((owner, "weight"))
-                self.divided[owner] = operation.module
-                return
-        passed = self._passed(operation, labels)
-        if passed is not None and not ((passed > self.first) & (passed <= self.past)).any():
-            return  # Channels that take no step size.
-        if passed is None or operation.parameters:
-            raise FoldError(
-                f"branch {self.name}: its result is used elsewhere too (by {operation.short_name} "
-                f"in {operation.module or 'the network itself'}), so a step size there would "
-                "change more than the branch"
-            )
-        for consumer in operation.consumers:
-            self._go_on(self.trace.operations[consumer], passed)
-
-
-def _along(shape: torch.Size, axis: int) -> Tensor:
-    """Number the channels 1 … C along an axis."""
-    numbers = torch.arange(1, shape[axis] + 1, dtype=torch.float64)
-    return numbers.view(-1, *(1 for _ in shape[axis + 1 :])).expand(shape)

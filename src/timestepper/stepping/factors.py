@@ -45,6 +45,7 @@ class Factor:
             a gate, and has to see what it saw before. Otherwise they multiply its output rows.
         runs: what its channels are multiplied or divided by, in order: the step sizes of a branch,
             of several (a norm behind a concatenation), or ones.
+        single: all its channels take one step size.
     """
 
     owner: str
@@ -53,6 +54,7 @@ class Factor:
     inside: str
     divided: bool
     runs: tuple[Run, ...] = ()
+    single: bool = False
 
     @property
     def parameter(self) -> Tensor:
@@ -69,7 +71,9 @@ class Factor:
 
     @property
     def channels(self) -> int:
-        """How many channels it has."""
+        """How many step sizes, or ones in their place, it takes."""
+        if self.single:
+            return 1
         if self.along_columns:
             return self.parameter.shape[1] * int(getattr(self.module, "groups", 1))
         if isinstance(self.module, SCALABLE):
@@ -84,8 +88,8 @@ class Factor:
     def spread(self, channels: Tensor) -> Tensor:
         """Bring one value for each channel into a shape that broadcasts with the parameter."""
         shape = self.parameter.shape
-        if self.is_vector:
-            return channels.view(shape)
+        if self.is_vector or self.single:
+            return channels.view(shape if self.is_vector else [1 for _ in shape])
         if not self.along_columns:
             return channels.view(-1, *(1 for _ in shape[1:]))
         groups = int(getattr(self.module, "groups", 1))
@@ -213,7 +217,7 @@ def _shares(network: nn.Module, branch: Branch) -> list[tuple[Factor, int, int]]
         owner, parameters = _parameters(network, name, divided)
         for parameter in parameters:
             module = get_module(network, owner)
-            factor = Factor(owner, module, parameter, place or owner, divided)
+            factor = Factor(owner, module, parameter, place or owner, divided, (), branch.single)
             first, past = given or (0, factor.channels)
             if not 0 <= first < past <= factor.channels:
                 raise FoldError(

@@ -236,7 +236,8 @@ class _Finding:
             operation.short_name.startswith(ATTENDING)
             for operation in self.trace.between(self.common, self.body.index)
         )
-        return averages, self.shape[1:], attends
+        assert self.end is not None
+        return averages, self.shape[1:], attends, self.end.single
 
     def branch(self, *, alone: bool) -> tuple[Branch, frozenset[int]]:
         """Describe the branch; ``alone`` where its module makes no other residual addition.
@@ -248,7 +249,14 @@ class _Finding:
         joins, bodies, starts = zip(
             *((f.addition.index, f.body.index, f.common) for f in self.together), strict=True
         )
-        self.end = end = EndFinder(self.trace, joins, bodies, starts, name).find()
+        try:
+            end = EndFinder(self.trace, joins, bodies, starts, name).find()
+        except FoldError as refusal:
+            try:
+                end = EndFinder(self.trace, joins, bodies, starts, name, single=True).find()
+            except FoldError:
+                raise refusal from None
+        self.end = end
         return end.branch(name, tuple(self.read)), end.way.union(joins)
 
 

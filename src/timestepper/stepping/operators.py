@@ -32,6 +32,8 @@ PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
 QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
 CONVOLUTIONS = of_kinds("convolution.default")
 MATRIX_PRODUCTS = of_kinds("addmm.default mm.default")
+# Weighted sums of the second argument's rows.
+MIXTURES = of_kinds("bmm.default mm.default")
 CHANNELS_LAST = MATRIX_PRODUCTS | of_kinds("native_layer_norm.default _fused_rms_norm.default")
 CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
     "native_batch_norm.default _native_batch_norm_legit_no_training.default "

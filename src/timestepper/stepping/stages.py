@@ -145,6 +145,11 @@ def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     return network.get_submodule(parent), child
 
 
+def module_name(stage: str) -> str:
+    """Name a stage's controller: names of modules have no dots."""
+    return stage.replace(".", "_")
+
+
 class TimeStepping(nn.ModuleDict):
     """The controllers of an attached network, by stage: ``network.time_stepping``.
 
@@ -157,7 +162,7 @@ class TimeStepping(nn.ModuleDict):
     def __init__(
         self, network: nn.Module, branches: Iterable[Branch], controllers: dict[str, nn.Module]
     ) -> None:
-        super().__init__({name.replace(".", "_"): c for name, c in controllers.items()})
+        super().__init__({module_name(name): c for name, c in controllers.items()})
         self.branches = tuple(branches)
         self.stages = [
             Stage(name, network, [b for b in self.branches if b.stage == name], controller)

@@ -27,9 +27,11 @@ _RENAMES = of_kinds(
     "alias.default _unsafe_view.default expand.default"
 )
 # Operations with several results, each of which is another part of the input.
-_DIVIDING = of_kinds(
+DIVIDING = of_kinds(
     "split.Tensor split_with_sizes.default unbind.int chunk.default tensor_split.sections"
 )
+PART = "part"
+"""Kind of each of their results, called with the operation and the result's number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,10 @@ class Trace(TorchDispatchMode):
                 s == out.shape for s in shapes for out in outputs[:1]
             )
             index = self._record(kind, sources, parameters, computed, outputs, plain_sum, call)
-            if kind in _DIVIDING:
+            if kind in DIVIDING:
                 for number, output in enumerate(outputs):
                     part = Call(None, (Made(index), number), {})
-                    self._record("part", (index,), [], (), [output], False, part)
+                    self._record(PART, (index,), [], (), [output], False, part)
         elif kind in _RENAMES and parameters:
             self._parameters[id(outputs[0])] = self._parameters[id(parameters[0])]
         elif (parameters or computed) and outputs:

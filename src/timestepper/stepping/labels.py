@@ -1,0 +1,48 @@
+"""Follow channels through operations, by labels.
+
+A tensor with the values 1 … C along the channels goes through the operations that a
+result goes through.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from timestepper.stepping.operators import HOMOGENEOUS, MOVING, POOLING, PRODUCTS, QUOTIENTS
+from timestepper.stepping.watch import DIVIDING, PART, Operation, Trace
+
+
+def numbered(shape: torch.Size, axis: int, *, single: bool) -> Tensor:
+    """Number the channels 1 … C along an axis; with ``single`` all are 1."""
+    count = 1 if single else shape[axis]
+    numbers = torch.arange(1, count + 1, dtype=torch.float64)
+    return numbers.view(-1, *(1 for _ in shape[axis + 1 :])).expand(shape)
+
+
+def passed(trace: Trace, operation: Operation, labels: Tensor) -> Tensor | None:
+    """Take labels through an operation with one input, or None where a factor does not pass."""
+    if operation.uses_input != 1:  # A square, say.
+        return None
+    if operation.kind in MOVING:
+        if operation.kind == "aten.constant_pad_nd.default" and any(operation.call.args[2:]):
+            return None
+        return trace.replay(operation, labels)
+    if operation.kind in DIVIDING:
+        return labels  # Of the whole; its parts are operations of their own.
+    if operation.kind == PART:
+        whole = trace.operations[operation.inputs[0]]
+        part: Tensor = trace.replay(whole, labels)[operation.call.args[1]]
+        return part
+    if operation.kind in HOMOGENEOUS:
+        return trace.replay(operation, labels)
+    if operation.kind in PRODUCTS or operation.kind in QUOTIENTS:
+        if operation.kind in QUOTIENTS and not trace.is_input(operation, 0):
+            return None
+        return labels.expand(operation.shape)
+    if operation.kind in POOLING:
+        channels = labels[(slice(None), slice(None), *(slice(1) for _ in labels.shape[2:]))]
+        if not torch.equal(channels.expand_as(labels), labels):
+            return None
+        return channels.expand(operation.shape)
+    return None
