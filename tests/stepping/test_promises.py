@@ -287,3 +287,22 @@ def test_preserve_changes_no_output(make_network, images):
     network = timestepper.attach(copy.deepcopy(plain), preserve=True)
     with torch.no_grad():
         assert_close(network(images.double()), plain(images.double()))
+
+
+def test_preserve_trains_from_there(make_network, images):
+    network = make_network()
+    labels = torch.arange(len(images))
+    timestepper.attach(network, preserve=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    network.eval()
+    with torch.no_grad():
+        before = network(images)
+        assert torch.equal(timestepper.fold(network)(images), before)
