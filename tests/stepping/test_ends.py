@@ -363,6 +363,18 @@ class TransposedWeight(nn.Module):
 @pytest.mark.parametrize(
     ("body", "tokens", "message"),
     [
+        (
+            lambda: Function(lambda self, x: (u := self.main(x)) * u.relu(), main=normed()),
+            False,
+            "used elsewhere too .by mul",
+        ),
+        (
+            lambda: Function(
+                lambda self, x: (u := self.main(x)) * u.mean(1, keepdim=True), main=normed()
+            ),
+            False,
+            "used elsewhere too .by mul",
+        ),
         (tapped, False, "used elsewhere too .by tanh in blocks.0.body"),
         (shared, False, "used 2 times"),
         (lambda: nn.Sequential(normed(), nn.SiLU()), False, "ends in silu"),

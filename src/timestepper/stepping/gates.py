@@ -47,11 +47,17 @@ def find_divided(
     labels = dict(scaled)
     divided: dict[str, str] = {}
     # In order of execution, so that all that goes into an operation is known before it.
-    ahead = [c for index in scaled for c in trace.operations[index].consumers]
+    on_the_way = scaled.keys() | set(joins)
+    ahead = [
+        consumer
+        for index in scaled
+        for consumer in trace.operations[index].consumers
+        if consumer not in on_the_way
+    ]
     heapq.heapify(ahead)
     while ahead:
         operation = trace.operations[heapq.heappop(ahead)]
-        if operation.index in labels or operation.index in joins:
+        if operation.index in labels and operation.index not in on_the_way:
             continue
         read = [labels[index] for index in operation.inputs if index in labels]
         if not any(one.any() for one in read):
@@ -63,7 +69,8 @@ def find_divided(
         result = passed(trace, operation, read[0])
         if single and operation.kind in CONCATENATIONS and len(read) == operation.uses_input:
             result = numbered(operation.shape, 0, single=True)
-        if result is None or operation.parameters:
+        # Coming back to the way, a scaled result would count twice.
+        if result is None or operation.parameters or operation.index in on_the_way:
             raise FoldError(
                 f"branch {name}: its result is used elsewhere too (by {operation.short_name} "
                 f"in {operation.module or 'the network itself'}), so a step size there would "
