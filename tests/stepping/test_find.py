@@ -10,7 +10,7 @@ from torch import nn
 
 import timestepper
 from timestepper.errors import AttachedError, FoldError, NoBranchError, StateError
-from timestepper.stepping.branches import AverageWeights
+from timestepper.stepping.branches import average_weights
 
 RESNETS = {
     18: (2, 2, 2, 2),
@@ -195,15 +195,15 @@ def test_average_weights_and_its_gradient():
     generator = torch.Generator().manual_seed(0)
     shapes = [(4, 3, 3, 3), (2, 5), (4, 6, 3, 3), (2, 7)]
     weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-    rows = AverageWeights.apply(2, *weights)
+    rows = average_weights(2, weights)
     expected = [
         torch.cat([w.mean(1).flatten() for w in weights[:2]]),
         torch.cat([w.mean(1).flatten() for w in weights[2:]]),
     ]
     torch.testing.assert_close(rows, torch.stack(expected))
     inputs = [weight.requires_grad_() for weight in weights]
-    assert torch.autograd.gradcheck(lambda *w: AverageWeights.apply(2, *w), inputs)
-    assert torch.autograd.gradgradcheck(lambda *w: AverageWeights.apply(2, *w).exp(), inputs)
+    assert torch.autograd.gradcheck(lambda *w: average_weights(2, w), inputs)
+    assert torch.autograd.gradgradcheck(lambda *w: average_weights(2, w).exp(), inputs)
 
 
 def sequential(*modules):

@@ -256,6 +256,10 @@ def fold(network: nn.Module) -> nn.Module:
 
 def _take_away(network: nn.Module) -> None:
     """Remove controllers and hooks."""
+    for stage in _stepping(network).stages:
+        for factor in stage.factors:
+            # Still covered where Ctrl-C ended a pass, which no hook hears of.
+            factor.module.__dict__.pop(factor.name, None)
     del network.time_stepping
     for module in network.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):

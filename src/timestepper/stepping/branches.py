@@ -89,23 +89,40 @@ def is_pointwise(module: nn.Module) -> bool:
     return not isinstance(module, nn.Linear) and set(module.kernel_size) == {1}  # type: ignore[arg-type]
 
 
-class AverageWeights(torch.autograd.Function):
-    """Averages of many weights over their input dimension, one row for each branch.
+def average_weights(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
+    """Average ``weights`` (out, in, *kernel) and concatenate each ``per_branch`` of them.
 
-    The same as ``weight.mean(1).flatten()``, but the gradient of a mean, constant along the input
-    dimension, is handed back as an expanded view instead of being written out for each weight.
+    Returns:
+        ``(depth, features)``: row d holds w̄_d, its weights' averages one after the other.
+    """
+    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+        result: Tensor = _AverageWeights.apply(per_branch, *weights)
+        return result
+    return _average(per_branch, weights)
+
+
+def _average(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
+    averages = [weight.mean(1).flatten() for weight in weights]
+    return torch.cat(averages).view(len(weights) // per_branch, -1)
+
+
+class _AverageWeights(torch.autograd.Function):
+    """Hands the gradient of a mean, constant along the input dimension, back as an expanded view.
+
+    Autograd itself would write it out for each weight.
     """
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, per_branch: int, *weights: Tensor) -> Tensor:
-        """Average ``weights`` (out, in, *kernel) and concatenate each ``per_branch`` of them.
+    generate_vmap_rule = True
 
-        Returns:
-            ``(depth, features)``: row d holds w̄_d, its weights' averages one after the other.
-        """
-        ctx.shapes = [weight.shape for weight in weights]  # type: ignore[attr-defined]
-        averages = [weight.mean(1).flatten() for weight in weights]
-        return torch.cat(averages).view(len(weights) // per_branch, -1)
+    @staticmethod
+    def forward(per_branch: int, *weights: Tensor) -> Tensor:
+        """See :func:`average_weights`."""
+        return _average(per_branch, weights)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the shapes; apart from ``forward``, as ``torch.func`` wants it."""
+        ctx.shapes = [weight.shape for weight in inputs[1:]]  # type: ignore[attr-defined]
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import Controller
 from timestepper.errors import AttachedError
-from timestepper.stepping.branches import AverageWeights, Branch, weight_of
+from timestepper.stepping.branches import Branch, average_weights, weight_of
 from timestepper.stepping.factors import along, factors_of, merged
 
 
@@ -69,7 +70,7 @@ class Stage:
                 averaged = reference.new_empty((len(self.branches), 0))
             else:
                 weights = [weight_of(module) for module in self.read]
-                averaged = AverageWeights.apply(len(self.branches[0].weights), *weights)
+                averaged = average_weights(len(self.branches[0].weights), weights)
             result: Tensor = self.controller(averaged)
         return result
 
@@ -121,23 +122,44 @@ class Stage:
                 a part of the network was called, and this has to find out by itself.
         """
         if torch.compiler.is_compiling():
-            if self.products is None:
+            if self.products is None or not whole_pass:
                 self.prepare()
         elif torch._C._current_graph_task_id() != -1:
             # Activation checkpointing runs the branch again inside backward: it must see the
             # tensors of the pass before. Only where that pass recorded no gradient (the
             # reentrant kind) a graph of its own is needed.
             if self.products is None or self.used_without_grad:
-                return self.compute_products()
+                with _saving_as_usual():
+                    return self.compute_products()
         elif not whole_pass:
             key = self.state_key()
             if self.products is None or inside in self.used or key != self.key:
-                self.prepare()
+                with _saving_as_usual():
+                    self.prepare()
                 self.key = key
+                self._end_part_in_backward()
         assert self.products is not None
         self.used.add(inside)
         self.used_without_grad |= not torch.is_grad_enabled()
         return self.products
+
+    def _end_part_in_backward(self) -> None:
+        """Compute anew for the next part once backward has freed the products' graph."""
+        stage = ref(self)  # Products must not keep their stage alive.
+
+        def end(grad: Tensor) -> None:
+            known = stage()
+            if known is not None:
+                known.key = None
+
+        for product in self.products or ():
+            if product.requires_grad:
+                product.register_hook(end)
+
+
+def _saving_as_usual() -> Any:
+    """Keep checkpointing from counting, among a part's saved tensors, those of step sizes."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -146,8 +168,12 @@ def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def module_name(stage: str) -> str:
-    """Name a stage's controller: names of modules have no dots."""
-    return stage.replace(".", "_")
+    """Name a stage's controller: names of modules have no dots and are no attribute's."""
+    name = stage.replace(".", "_")
+    return f"{name}_" if name in _ATTRIBUTES else name
+
+
+_ATTRIBUTES = {*dir(nn.ModuleDict()), "branches", "stages", "inside_forward"}
 
 
 class TimeStepping(nn.ModuleDict):
@@ -183,7 +209,16 @@ class StartPass:
     """Hook before the network's forward: compute the step sizes once for the whole network."""
 
     def __call__(self, network: nn.Module, inputs: Any) -> None:
-        """Prepare every stage."""
+        """Prepare every stage.
+
+        Raises:
+            AttachedError: the network is a copy that ``nn.DataParallel`` made for this pass.
+        """
+        if getattr(network, "_is_replica", False):
+            raise AttachedError(
+                "nn.DataParallel runs copies that step sizes do not reach: use "
+                "DistributedDataParallel"
+            )
         stepping: TimeStepping = network.time_stepping  # type: ignore[assignment]
         for stage in stepping.stages:
             stage.prepare()
