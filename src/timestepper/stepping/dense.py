@@ -57,7 +57,7 @@ def dense_layers(trace: Trace) -> list[DenseLayer]:
             starts = [parts[0], *before] if place == 1 else before
             ancestors = trace.operations[parts[place]].ancestors
             start = next((s for s in reversed(starts) if ancestors >> s & 1), None)
-            if start is not None:
+            if start is not None and trace.modules_between(start, parts[place], READABLE):
                 found.append(DenseLayer(start, parts[place], parts[0]))
         if SHORTEST <= len(found) == len(parts) - 1:
             layers |= {layer.features: layer for layer in found}
@@ -94,7 +94,8 @@ def describe_dense(trace: Trace, layer: DenseLayer) -> tuple[Branch, Any]:
         channels = tuple((first, first + width) for first in readers.values())
         branch = Branch(name, "", tuple(weights), tuple(readers), channels=channels)
     else:
-        end = EndFinder(trace, features.consumers, [features.index], [layer.start], name).find()
+        joins = [index for index in features.consumers if index in _states(trace)]
+        end = EndFinder(trace, joins, [features.index], [layer.start], name).find()
         often = [owner for owner, parameter in end.uses if trace.uses[owner, parameter] > 1]
         if often:
             raise FoldError(f"dense layer {name}: {often[0]} is used several times")
@@ -108,7 +109,10 @@ def _name(trace: Trace, layer: DenseLayer) -> str:
     owners = [
         owner.split(".")
         for operation in trace.between(layer.start, layer.features)
-        for owner, _ in operation.parameters
+        for owner, _ in (
+            *operation.parameters,
+            *(p for c in operation.computed for p in c.parameters),
+        )
     ]
     prefix = owners[0]
     for owner in owners:

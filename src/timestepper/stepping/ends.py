@@ -32,9 +32,11 @@ from timestepper.stepping.operators import (
     MATRIX_PRODUCTS,
     MIXTURES,
     MOVING,
+    PASSING,
     PRODUCTS,
     VIEWS,
     as_its_module_does,
+    has_other_bias,
 )
 from timestepper.stepping.watch import Operation, Trace
 
@@ -128,6 +130,9 @@ class EndFinder:
         }
         taking = (first, past)
         divided = find_divided(self.trace, scaled, self.joins, self.name, taking, self.single)
+        for index in way:
+            if self.ends.intersection(self.trace.operations[index].consumers):
+                raise self._refuse(self.trace.operations[index], "which another of its ends reads")
         labelled = [self.labels[end] for end in self.ends if end in self.labels]
         whole = all(len(taken) == len(labels.unique()) for labels in labelled)
         return End(
@@ -159,6 +164,9 @@ class EndFinder:
             return self.labels[operation.index]
         if operation.index == 0:
             raise self._refuse(operation, "the network's input")
+        # Scaling what a branch starts from would scale the shortcut too.
+        if any(self.trace.operations[s].ancestors >> operation.index & 1 for s in self.starts):
+            raise self._refuse(operation, "which the branch starts from")
         labels = self._affine(operation)
         if labels is None:
             labels = self._walk_through(operation)
@@ -180,7 +188,7 @@ class EndFinder:
             return self._one_of(operation, sources).expand(operation.shape)
         if operation.kind in MIXTURES and operation.uses_input == 2:
             return self._mixture(operation)
-        if len(sources) == 1:
+        if len(sources) == 1 and operation.kind in PASSING:
             labels = passed(self.trace, operation, self._go_back(sources[0]))
             if sources[0].index in self.mixed:
                 self.mixed.add(operation.index)
@@ -301,6 +309,8 @@ class EndFinder:
             used = {name for name, _ in module.named_parameters(recurse=False)}
             applied = (*operation.parameters, *source.parameters)
             if used != {name for place, name in applied if place == owner}:
+                continue
+            if has_other_bias(source, owner):
                 continue
             if isinstance(module, SCALABLE):
                 check_scalable(module, owner)

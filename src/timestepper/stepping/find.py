@@ -21,6 +21,7 @@ from timestepper.stepping.branches import (
 from timestepper.stepping.check import check_network
 from timestepper.stepping.dense import dense_layers, describe_dense
 from timestepper.stepping.ends import End, EndFinder
+from timestepper.stepping.factors import channels_of
 from timestepper.stepping.operators import (
     ADDITIONS,
     CONVOLUTIONS,
@@ -30,6 +31,7 @@ from timestepper.stepping.operators import (
     POOLING,
     PRODUCTS,
     QUOTIENTS,
+    REDUCING,
 )
 from timestepper.stepping.watch import Operation, Trace, watch
 
@@ -76,10 +78,24 @@ def find_branches(
     described, refusals = _describe(found)
     described, more_refusals = _join_shared(trace, described)
     refusals += more_refusals
-    steps = [(f.addition.index, branch, f.likeness, f.own_name) for f, branch in described]
+    steps: list[tuple[int, Branch, Any, str]] = []
+    for finding, branch in described:
+        try:
+            likeness: Any = finding.likeness, channels_of(network, branch)
+            steps.append((finding.addition.index, branch, likeness, finding.own_name))
+        except FoldError as error:
+            refusals.append(error)
+    taken = {name for _, branch, _, _ in steps for name in (*branch.scaled, *branch.divided)}
     for layer in dense:
         try:
             branch, likeness = describe_dense(trace, layer)
+            shared = [name for name in (*branch.scaled, *branch.divided) if name in taken]
+            if shared:
+                raise FoldError(
+                    f"dense layer {branch.name}: {shared[0]} holds the step sizes of a residual "
+                    "branch already"
+                )
+            likeness = likeness, channels_of(network, branch)
             steps.append((layer.features, branch, likeness, branch.name))
         except FoldError as error:
             refusals.append(error)
@@ -171,7 +187,7 @@ def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
     for operation in trace.between(start, end):
         if operation.parameters and operation.uses_input == 1:
             layers += operation.kind in CONVOLUTIONS | MATRIX_PRODUCTS
-        elif operation.kind in HOMOGENEOUS:
+        elif operation.kind in HOMOGENEOUS | REDUCING:
             activations += "relu" in operation.kind
         elif operation.kind not in MOVING | POOLING and not (
             operation.kind in PRODUCTS | QUOTIENTS and operation.uses_input == 1
@@ -257,6 +273,11 @@ class _Finding:
             except FoldError:
                 raise refusal from None
         self.end = end
+        if not self.read:
+            raise FoldError(
+                f"branch {name} ends in {end.scaled[0]} before any layer whose weights a "
+                "controller can read"
+            )
         return end.branch(name, tuple(self.read)), end.way.union(joins)
 
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from timestepper.stepping.operators import HOMOGENEOUS, MOVING, POOLING, PRODUCTS, QUOTIENTS
+from timestepper.stepping.operators import (
+    HOMOGENEOUS,
+    MOVING,
+    POOLING,
+    PRODUCTS,
+    QUOTIENTS,
+    REDUCING,
+)
 from timestepper.stepping.watch import DIVIDING, PART, Operation, Trace
 
 
@@ -36,6 +43,13 @@ def passed(trace: Trace, operation: Operation, labels: Tensor) -> Tensor | None:
         return part
     if operation.kind in HOMOGENEOUS:
         return trace.replay(operation, labels)
+    if operation.kind in REDUCING:
+        first = labels
+        for axis in operation.call.args[1] or range(labels.ndim):
+            first = first.narrow(axis, 0, 1)
+        # One result can't hold several factors.
+        alike = torch.equal(first.expand_as(labels), labels)
+        return trace.replay(operation, labels) if alike else None
     if operation.kind in PRODUCTS or operation.kind in QUOTIENTS:
         if operation.kind in QUOTIENTS and not trace.is_input(operation, 0):
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from timestepper.stepping.factors import TRANSPOSED
-from timestepper.stepping.watch import Operation, of_kinds
+from timestepper.stepping.watch import DIVIDING, PART, Operation, of_kinds
 
 # Move values without changing them.
 MOVING = of_kinds(
@@ -22,14 +22,17 @@ POOLING = of_kinds(
     "upsample_bicubic2d.default"
 )
 # f(kx) = k f(x) for positive k.
-HOMOGENEOUS = of_kinds(
-    "relu.default relu_.default leaky_relu.default leaky_relu_.default mean.dim amax.default"
-)
+HOMOGENEOUS = of_kinds("relu.default relu_.default leaky_relu.default leaky_relu_.default")
+# As much, of all values along some dimensions.
+REDUCING = of_kinds("mean.dim amax.default")
 ADDITIONS = of_kinds("add.Tensor add_.Tensor")
 DIFFERENCES = of_kinds("sub.Tensor sub_.Tensor")
 CONCATENATIONS = of_kinds("cat.default")
 PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
 QUOTIENTS = of_kinds("div.Tensor div_.Tensor")
+PASSING = (
+    MOVING | POOLING | HOMOGENEOUS | REDUCING | PRODUCTS | QUOTIENTS | DIVIDING | frozenset([PART])
+)
 CONVOLUTIONS = of_kinds("convolution.default")
 MATRIX_PRODUCTS = of_kinds("addmm.default mm.default")
 # Weighted sums of the second argument's rows.
@@ -52,3 +55,11 @@ def as_its_module_does(operation: Operation, module: nn.Module) -> bool:
     assert isinstance(weight, Tensor)
     transposed = weight.t()
     return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
+
+
+def has_other_bias(operation: Operation, owner: str) -> bool:
+    """Tell whether what an affine operation adds is not its module's own bias."""
+    if operation.short_name in ("mm", "fused_rms_norm"):
+        return False
+    place = {"addmm": 0, "native_layer_norm": 3}.get(operation.short_name, 2)
+    return operation.call.args[place] is not None and (owner, "bias") not in operation.parameters

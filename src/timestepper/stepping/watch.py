@@ -145,11 +145,15 @@ class Trace(TorchDispatchMode):
         self._computed: dict[int, Computed] = {}
         self.running = [""]
         self._made_by = {id(tensor): 0 for tensor in inputs}
-        self._parameters = {
-            id(parameter): (module_name, name)
-            for module_name, module in network.named_modules()
-            for name, parameter in module.named_parameters(recurse=False)
-        }
+        self._parameters: dict[int, tuple[str, str]] = {}
+        owners: Counter[int] = Counter()
+        for module_name, module in network.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                self._parameters[id(parameter)] = module_name, name
+                owners[id(parameter)] += 1
+        # A module that has a parameter too counts as a use even if this pass does not run it.
+        for key, count in owners.items():
+            self.uses[self._parameters[key]] += count - 1
         # Ids are compared, so nothing seen may be freed before the pass ends.
         self._alive: list[Tensor] = []
 
