@@ -373,7 +373,7 @@ class TransposedWeight(nn.Module):
                 lambda self, x: (u := self.main(x)) * u.mean(1, keepdim=True), main=normed()
             ),
             False,
-            "used elsewhere too .by mul",
+            "used elsewhere too .by mean",
         ),
         (tapped, False, "used elsewhere too .by tanh in blocks.0.body"),
         (shared, False, "used 2 times"),
