@@ -253,7 +253,10 @@ class Trace(TorchDispatchMode):
             return value.clone() if isinstance(leaf, Made) else leaf
 
         args, kwargs = tree_map(put, (operation.call.args, operation.call.kwargs))
-        result: Tensor = operation.call.operator(*args, **kwargs)
+        # The value may lie in memory in another order, which a view would not allow.
+        views = ("aten.view.default", "aten._unsafe_view.default")
+        call = torch.reshape if operation.kind in views else operation.call.operator
+        result: Tensor = call(*args, **kwargs)
         return result
 
     def newest_common(self, first: int, second: int) -> int | None:
