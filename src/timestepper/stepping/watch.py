@@ -151,9 +151,8 @@ class Trace(TorchDispatchMode):
             for name, parameter in module.named_parameters(recurse=False):
                 self._parameters[id(parameter)] = module_name, name
                 owners[id(parameter)] += 1
-        # A module that has a parameter too counts as a use even if this pass does not run it.
-        for key, count in owners.items():
-            self.uses[self._parameters[key]] += count - 1
+        # Further modules that have a parameter count as uses even if this pass does not run them.
+        self.uses.update({self._parameters[key]: count - 1 for key, count in owners.items()})
         # Ids are compared, so nothing seen may be freed before the pass ends.
         self._alive: list[Tensor] = []
 
@@ -254,8 +253,8 @@ class Trace(TorchDispatchMode):
 
         args, kwargs = tree_map(put, (operation.call.args, operation.call.kwargs))
         # The value may lie in memory in another order, which a view would not allow.
-        views = ("aten.view.default", "aten._unsafe_view.default")
-        call = torch.reshape if operation.kind in views else operation.call.operator
+        is_view = operation.short_name in ("view", "unsafe_view")
+        call = torch.reshape if is_view else operation.call.operator
         result: Tensor = call(*args, **kwargs)
         return result
 
