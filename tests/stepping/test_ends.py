@@ -640,3 +640,14 @@ def test_given_branches_have_names_of_their_own():
     wrapped = nn.DataParallel(network)
     with pytest.raises(NoBranchError, match="DataParallel"):
         timestepper.attach(wrapped, branches=[first])
+
+
+def test_channels_are_counted_beyond_what_a_cast_holds():
+    body = Function(
+        lambda self, x: self.main(x).bfloat16().to(x.dtype), main=conv(300, 1, inputs=300)
+    )
+    network = Network(nn.Conv2d(3, 300, 1), body)
+    (branch,) = timestepper.find_branches(network, torch.randn(1, 3, 4, 4))
+    assert branch.scaled == ("blocks.0.body.main",)
+    assert branch.channels == ()
+    assert not branch.single

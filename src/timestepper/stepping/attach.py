@@ -50,7 +50,7 @@ def attach(
         network: any network with residual branches.
         controller: ``"lstm"``, ``"lstm-standardised"``, ``"2fc"``, ``"indp"``, a fixed step size,
             or a factory ``(depth, features, channels, hidden)`` of modules that map averaged
-            weights ``(depth, features)`` to step sizes ``(depth, channels)``.
+            weights ``(depth, features)`` to positive step sizes ``(depth, channels)``.
         example_input: what one forward pass needs, a tensor or a tuple of positional arguments;
             see :func:`find_branches`.
         branches: the branches, instead of having them found.
@@ -209,7 +209,7 @@ def step_sizes(network: nn.Module) -> dict[str, Tensor]:
     """
     stepping = _stepping(network)
     steps = {
-        branch.name: row
+        branch.name: row.clone()
         for stage in stepping.stages
         for branch, row in zip(stage.branches, stage.step_sizes(), strict=True)
     }
