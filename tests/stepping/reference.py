@@ -52,3 +52,14 @@ class ExplicitNetwork:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class Random(nn.Module):
+    """Step sizes of its own for every channel, so that no two may be mixed up."""
+
+    def __init__(self, depth, features, channels, hidden):
+        super().__init__()
+        self.steps = nn.Parameter(0.2 + torch.rand(depth, channels))
+
+    def forward(self, averaged):
+        return self.steps

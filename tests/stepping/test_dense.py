@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from reference import Random
 from torch import nn
 
 import timestepper
@@ -23,17 +24,6 @@ SMALL = {
     ),
     "timm": lambda: timm.models.DenseNet(growth_rate=8, block_config=(3, 2, 3), num_classes=5),
 }
-
-
-class Random(nn.Module):
-    """Step sizes of its own for every channel, so that no two may be mixed up."""
-
-    def __init__(self, depth, features, channels, hidden):
-        super().__init__()
-        self.steps = nn.Parameter(0.2 + torch.rand(depth, channels))
-
-    def forward(self, averaged):
-        return self.steps
 
 
 @pytest.fixture(params=list(SMALL))

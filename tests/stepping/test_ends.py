@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from reference import Random
 from torch import Tensor, nn
 
 import timestepper
@@ -253,17 +254,6 @@ TOKENS = {
         main=nn.Linear(WIDTH, WIDTH),
     ),
 }
-
-
-class Random(nn.Module):
-    """Step sizes of its own for every channel, so that no two may be mixed up."""
-
-    def __init__(self, depth, features, channels, hidden):
-        super().__init__()
-        self.steps = nn.Parameter(0.2 + torch.rand(depth, channels))
-
-    def forward(self, averaged):
-        return self.steps
 
 
 def explicit(network: Network, steps: dict[str, Tensor], x: Tensor, axis: int) -> Tensor:
