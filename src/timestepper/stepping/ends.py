@@ -48,7 +48,7 @@ class End:
     ``uses`` has (module name, parameter name) of all that is scaled or divided, ``ends`` the
     indices of the operations that apply what is scaled, ``way`` those of all operations from there
     to the branch's result. ``channels`` has one range for all that is scaled or divided; it is
-    None where that is all channels.
+    None where that is all channels. ``single``: it takes one step size for all channels.
     """
 
     scaled: tuple[str, ...]
