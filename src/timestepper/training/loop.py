@@ -56,6 +56,17 @@ def train(run: Run, configuration: Configuration, *, resume: bool, console: Cons
     if not resume:
         run.require_new()
     fabric = build_fabric(configuration)
+    try:
+        _train(run, configuration, fabric, resume=resume, console=console)
+    except Interrupted:
+        _leave_processes(fabric)
+        raise
+    _leave_processes(fabric)
+
+
+def _train(
+    run: Run, configuration: Configuration, fabric: Fabric, *, resume: bool, console: Console
+) -> None:
     images = build_data(configuration)
     trainer = Trainer(run, configuration, images, fabric)
     if not fabric.is_global_zero:
@@ -81,6 +92,15 @@ def train(run: Run, configuration: Configuration, *, resume: bool, console: Cons
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _leave_processes(fabric: Fabric) -> None:
+    """End the process group; its threads abort a process in which Python has ended before them.
+
+    All processes come here together. After an error they may not, and this could wait for ever.
+    """
+    if fabric.world_size > 1:
+        torch.distributed.destroy_process_group()
 
 
 class Trainer:
