@@ -30,6 +30,10 @@ class StateError(TimestepperError):
     """A state dict or checkpoint does not belong to the network."""
 
 
+class StabilityError(TimestepperError):
+    """The stability of a network can't be measured."""
+
+
 class ShippingError(TimestepperError):
     """A network doesn't fit a format, or what was written doesn't do what the network does."""
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from timestepper.errors import NoBranchError
+from timestepper.stepping.undisturbed import left_as_it_was, no_fused_attention
 
 
 def of_kinds(names: str) -> frozenset[str]:
@@ -146,11 +147,16 @@ class Trace(TorchDispatchMode):
         self.running = [""]
         self._made_by = {id(tensor): 0 for tensor in inputs}
         self._parameters: dict[int, tuple[str, str]] = {}
+        self._names: dict[int, str] = {}
+        self._renamed: dict[int, Call] = {}
         owners: Counter[int] = Counter()
         for module_name, module in network.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
                 self._parameters[id(parameter)] = module_name, name
                 owners[id(parameter)] += 1
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self._names[id(tensor)] = f"{module_name}.{name}".lstrip(".")
         # Further modules that have a parameter count as uses even if this pass does not run them.
         self.uses.update({self._parameters[key]: count - 1 for key, count in owners.items()})
         # Ids are compared, so nothing seen may be freed before the pass ends.
@@ -186,6 +192,7 @@ class Trace(TorchDispatchMode):
                     self._record(PART, (index,), [], (), [output], False, part)
         elif kind in _RENAMES and parameters:
             self._parameters[id(outputs[0])] = self._parameters[id(parameters[0])]
+            self._renamed[id(outputs[0])] = call
         elif (parameters or computed) and outputs:
             inputs: dict[int, Computed | tuple[str, str]] = {
                 id(t): self._computed.get(id(t)) or self._parameters[id(t)]
@@ -244,6 +251,23 @@ class Trace(TorchDispatchMode):
     def is_input(self, operation: Operation, place: int) -> bool:
         """Tell whether a positional argument of an operation is a result of the pass."""
         return isinstance(operation.call.args[place], Made)
+
+    def rebind(self, leaf: Any, tensors: Mapping[str, Tensor]) -> Any:
+        """Exchange what an operation was called with for what comes of other tensors.
+
+        Args:
+            leaf: an argument of an operation, or a part of one.
+            tensors: parameters and buffers to be used instead, by their names in the state dict.
+        """
+        name = self._names.get(id(leaf))
+        if name is not None:
+            return tensors.get(name, leaf)
+        computed = self._computed.get(id(leaf))
+        call = computed.call if computed else self._renamed.get(id(leaf))
+        if call is None or not tensors:
+            return leaf
+        args, kwargs = tree_map(lambda part: self.rebind(part, tensors), (call.args, call.kwargs))
+        return tree_leaves(call.operator(*args, **kwargs))[0]
 
     def replay(self, operation: Operation, value: Tensor) -> Tensor:
         """Call an operation that has one input again, with another value in its place."""
@@ -308,15 +332,14 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         NoBranchError: the forward pass failed.
     """
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    trace = Trace(network, inputs)
     tensors = [*network.parameters(), *network.buffers(), *inputs]
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     with (
-        _left_as_it_was(network),
-        _named_modules(network, trace.running),
+        left_as_it_was(network),
+        _named_modules(network, (trace := Trace(network, inputs)).running),
         torch.random.fork_rng([device.index for device in devices]),
         torch.no_grad(),
-        _no_fused_attention(),
+        no_fused_attention(),
     ):
         try:
             network.eval()
@@ -331,51 +354,6 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
                 "tuple of positional arguments or a dict of keyword arguments"
             ) from error
     return trace
-
-
-@contextmanager
-def _left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Let the network change nothing of its own for good: no mode, statistic, counter or cache.
-
-    Meanwhile it works on copies of its buffers; what its containers held is put back.
-    """
-    modules = list(network.modules())
-    attributes = [dict(module.__dict__) for module in modules]
-    containers = [
-        (value, value.copy())
-        for members in attributes
-        for value in members.values()
-        if isinstance(value, dict | list | set)
-    ]
-    copies: dict[int, Tensor] = {}  # One tensor may be in several places.
-    for module in modules:
-        for place in (module._buffers, module.__dict__):
-            for name, tensor in place.items():
-                if isinstance(tensor, Tensor):
-                    place[name] = copies.setdefault(id(tensor), tensor.detach().clone())
-    try:
-        yield
-    finally:
-        for module, members in zip(modules, attributes, strict=True):
-            module.__dict__.clear()
-            module.__dict__.update(members)
-        for value, held in containers:
-            value.clear()
-            if isinstance(value, list):
-                value.extend(held)
-            else:
-                value.update(held)
-
-
-@contextmanager
-def _no_fused_attention() -> Iterator[None]:
-    """Let ``nn.MultiheadAttention`` show its operations; in eval mode it would be a single one."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

@@ -1,0 +1,266 @@
+"""How much an operation of a network can enlarge a difference between two inputs, at the most.
+
+Affine operations that follow each other are one operator, whose spectral norm is computed: a
+convolution with its padding and stride, the batch norm behind it, step sizes. Other operations have
+a constant, or none. All constants are natural logarithms, as products along depth pass any float.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from timestepper.errors import StabilityError
+from timestepper.stability.operators import Function, Jacobian
+from timestepper.stability.unrolled import UnrolledNetwork, Values
+from timestepper.stepping.dense import BATCH_NORMS
+from timestepper.stepping.operators import (
+    ADDITIONS,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    DIFFERENCES,
+    MATRIX_PRODUCTS,
+    MIXTURES,
+    PRODUCTS,
+    QUOTIENTS,
+)
+from timestepper.stepping.watch import DIVIDING, PART, Made, Operation, of_kinds
+
+ISOMETRIES = of_kinds(
+    "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
+    "squeeze.dim squeeze.dims squeeze.default unsqueeze.default contiguous.default clone.default "
+    "alias.default detach.default _to_copy.default roll.default flip.default neg.default "
+    "constant_pad_nd.default"
+)
+LINEAR = (
+    ISOMETRIES
+    | BATCH_NORMS
+    | CONVOLUTIONS
+    | MATRIX_PRODUCTS
+    | MIXTURES
+    | PRODUCTS
+    | QUOTIENTS
+    | ADDITIONS
+    | DIFFERENCES
+    | DIVIDING
+    | of_kinds(
+        "slice.Tensor select.int index_select.default expand.default mean.dim mean.default "
+        "sum.dim_IntList sum.default avg_pool2d.default _adaptive_avg_pool2d.default "
+        "upsample_nearest2d.default upsample_bilinear2d.default upsample_bicubic2d.default "
+        "mul.Scalar div.Scalar add.Scalar sub.Scalar rsub.Scalar pixel_shuffle.default "
+        "im2col.default reflection_pad2d.default"
+    )
+)
+"""Affine where one of their arguments comes from the network's input."""
+
+# Largest slopes of functions applied to each value: x·Φ(x), x·σ(x), x·min(1, max(0, x/6 + 1/2)),
+# x·tanh(log(1 + exp x)) at their extrema, where second derivatives vanish (or at the kink).
+SLOPES = {
+    "relu": 1.0,
+    "hardtanh": 1.0,
+    "clamp": 1.0,
+    "clamp_min": 1.0,
+    "abs": 1.0,
+    "tanh": 1.0,
+    "sigmoid": 0.25,
+    "hardsigmoid": 1 / 6,
+    "gelu": 1.1290,
+    "silu": 1.09984,
+    "hardswish": 1.5,
+    "mish": 1.08850,
+    "softplus": 1.0,
+}
+MAX_POOLING = of_kinds("max_pool2d_with_indices.default")
+LARGEST = of_kinds("amax.default adaptive_max_pool2d.default")
+SOFTMAX = of_kinds("_softmax.default")
+STATISTICS = {"native_layer_norm": 4, "native_group_norm": 7, "_fused_rms_norm": 3}
+"""Norms that compute statistics of their input, with the place of ε among their arguments."""
+
+NormOf = Callable[[Function, Tensor], Tensor]
+"""Spectral norm of a linear function, given with a tensor of the shape that it takes."""
+
+
+def spectral_norm(function: Function, example: Tensor) -> Tensor:
+    """Compute the spectral norm of a function's linear part; float64, of shape ()."""
+    norm = Jacobian(function, torch.zeros_like(example)).spectral_norm()
+    return torch.tensor(norm, dtype=torch.float64)
+
+
+class Lipschitz:
+    """Lipschitz constants within an unrolled network, in the Euclidean norm.
+
+    Args:
+        unrolled: the network.
+        values: results of its operations on one input; only their shapes matter.
+        tensors: parameters to use instead of the network's own, by name.
+        norm_of: what computes the norm of a run of affine operations.
+    """
+
+    def __init__(
+        self,
+        unrolled: UnrolledNetwork,
+        values: Values,
+        tensors: Mapping[str, Tensor] | None = None,
+        norm_of: NormOf = spectral_norm,
+    ) -> None:
+        self.unrolled = unrolled
+        self.operations = unrolled.trace.operations
+        self.values = values
+        self.tensors = dict(tensors or {})
+        self.states = {step.state for step in unrolled.steps}
+        self.states |= {step.start for step in unrolled.steps}
+        self.norm_of = norm_of
+        self.log_norms: dict[tuple[int, int], Tensor] = {}
+
+    def log_constant(self, start: int, end: int) -> Tensor:
+        """Bound the change of one operation's result by that of another's.
+
+        Args:
+            start: the operation whose result changes.
+            end: the one whose result follows.
+
+        Returns:
+            log L with ‖Δ end‖ ≤ L ‖Δ start‖, of shape (); −∞ where it doesn't depend on it.
+
+        Raises:
+            StabilityError: an operation between them has no Lipschitz constant.
+        """
+        if start == end:
+            return _zero()
+        known = {start: _zero()}
+        waiting = [end]
+        while waiting:
+            index = waiting[-1]
+            if index in known:
+                waiting.pop()
+                continue
+            sources = self._sources(start, index)
+            missing = [source for source in sources if source not in known]
+            if missing:
+                waiting += missing
+            else:
+                known[index] = self._combine(index, {s: known[s] for s in sources})
+                waiting.pop()
+        return known[end]
+
+    def _sources(self, start: int, index: int) -> list[int]:
+        """List what an operation's constant follows from: the start of its affine run."""
+        operation = self.operations[index]
+        inputs = [i for i in operation.inputs if self.operations[i].ancestors >> start & 1]
+        if self._is_affine(operation) and inputs:
+            return [self._run_start(start, index)]
+        return inputs
+
+    def _run_start(self, start: int, index: int) -> int:
+        """Go back through affine operations; states between steps end the run."""
+        while self._is_affine(self.operations[index]):
+            (index,) = self.operations[index].inputs
+            if index == start or index in self.states:
+                break
+        return index
+
+    def _is_affine(self, operation: Operation) -> bool:
+        if operation.kind == PART:
+            return True
+        return (
+            operation.kind in LINEAR
+            and operation.uses_input == 1
+            and not self._divides_by_input(operation)
+            and not self._uses_batch_statistics(operation)
+        )
+
+    @staticmethod
+    def _divides_by_input(operation: Operation) -> bool:
+        return operation.kind in QUOTIENTS and isinstance(operation.call.args[1], Made)
+
+    @staticmethod
+    def _uses_batch_statistics(operation: Operation) -> bool:
+        """Tell a batch norm that keeps no running statistics."""
+        return operation.kind == "aten.native_batch_norm.default" and bool(operation.call.args[5])
+
+    def _combine(self, index: int, sources: dict[int, Tensor]) -> Tensor:
+        operation = self.operations[index]
+        if not sources:
+            return _zero().log()
+        if self._is_affine(operation):
+            ((source, constant),) = sources.items()
+            return constant + self._log_norm(source, index)
+        # Of a tensor that is used twice, each use counts.
+        uses = [leaf.operation for leaf in _made(operation.call.args) if leaf.operation in sources]
+        constants = [sources[use] for use in uses]
+        if operation.kind in ADDITIONS | DIFFERENCES | of_kinds("maximum.default minimum.default"):
+            factor = abs(float(operation.call.kwargs.get("alpha", 1)))
+            constants[1:] = [constant + math.log(factor) for constant in constants[1:]]
+            return torch.stack(constants).logsumexp(0)
+        if operation.kind in CONCATENATIONS | of_kinds("stack.default"):
+            return torch.stack(constants).mul(2).logsumexp(0) / 2
+        if len(uses) == 1:
+            slope = self._slope(operation)
+            if slope is not None:
+                return constants[0] + math.log(slope)
+        raise StabilityError(
+            f"{operation.short_name} in {operation.module or 'the network'} has no Lipschitz "
+            "constant: what it multiplies or normalises comes from the features themselves"
+        )
+
+    def _log_norm(self, source: int, index: int) -> Tensor:
+        """Compute the spectral norm of a run of affine operations."""
+        run = self.unrolled.between(source, [index])
+        if all(operation.kind in ISOMETRIES for operation in run):
+            return _zero()
+        key = source, index
+        if key not in self.log_norms:
+            function = self.unrolled.function(self.values, source, index, self.tensors)
+            self.log_norms[key] = self.norm_of(function, self.values[source]).log()
+        return self.log_norms[key]
+
+    def _slope(self, operation: Operation) -> float | None:
+        """Give the Lipschitz constant of an operation with one input that isn't affine."""
+        args = operation.call.args
+        name = operation.short_name
+        if name in SLOPES:
+            return SLOPES[name]
+        if name in ("leaky_relu", "elu"):
+            slopes = [float(number) for number in args[1:]] or [0.01 if name[0] == "l" else 1.0]
+            return max(1.0, *map(abs, slopes), math.prod(map(abs, slopes)))
+        if operation.kind in MAX_POOLING:
+            return math.sqrt(_windows(*args[1:]))
+        if operation.kind in LARGEST | SOFTMAX:
+            return 1.0
+        if operation.kind.removeprefix("aten.").partition(".")[0] in STATISTICS:
+            return self._statistics_slope(operation)
+        return None
+
+    def _statistics_slope(self, operation: Operation) -> float:
+        """Bound a norm by statistics of its input: max |γ| / √ε, reached where the input is flat."""
+        args = operation.call.args
+        epsilon = args[STATISTICS[operation.kind.removeprefix("aten.").partition(".")[0]]]
+        if epsilon is None:
+            epsilon = torch.finfo(self.values[operation.index].dtype).eps
+        place = 2 if "rms" in operation.kind else 1 if "group" in operation.kind else 2
+        gain = self.unrolled.trace.rebind(args[place], self.tensors)
+        largest = 1.0 if gain is None else gain.abs().max().item()
+        return float(largest / math.sqrt(epsilon))
+
+
+def _made(args: Any) -> list[Made]:
+    if isinstance(args, Made):
+        return [args]
+    if isinstance(args, list | tuple):
+        return [leaf for part in args for leaf in _made(part)]
+    return []
+
+
+def _windows(size: list[int], stride: list[int] | None = None, *_: Any) -> int:
+    """Count the pooling windows that one value may lie in."""
+    steps = stride or size
+    pairs = zip(size * (2 // len(size)), steps * (2 // len(steps)), strict=True)
+    return math.prod(-(-length // step) for length, step in pairs)
+
+
+def _zero() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)

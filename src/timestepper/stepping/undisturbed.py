@@ -1,0 +1,54 @@
+"""Run a network without a trace of it left behind, and with its operations in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """Let the network change nothing of its own for good: no mode, statistic, counter or cache.
+
+    Meanwhile it works on copies of its buffers; what its containers held is put back.
+    """
+    modules = list(network.modules())
+    attributes = [dict(module.__dict__) for module in modules]
+    containers = [
+        (value, value.copy())
+        for members in attributes
+        for value in members.values()
+        if isinstance(value, dict | list | set)
+    ]
+    copies: dict[int, Tensor] = {}  # One tensor may be in several places.
+    for module in modules:
+        for place in (module._buffers, module.__dict__):
+            for name, tensor in place.items():
+                if isinstance(tensor, Tensor):
+                    place[name] = copies.setdefault(id(tensor), tensor.detach().clone())
+    try:
+        yield
+    finally:
+        for module, members in zip(modules, attributes, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(members)
+        for value, held in containers:
+            value.clear()
+            if isinstance(value, list):
+                value.extend(held)
+            else:
+                value.update(held)
+
+
+@contextmanager
+def no_fused_attention() -> Iterator[None]:
+    """Let ``nn.MultiheadAttention`` show its operations; in eval mode it would be a single one."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
