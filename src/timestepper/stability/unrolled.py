@@ -53,7 +53,8 @@ class UnrolledNetwork:
 
     Args:
         network: plain; an attached one is given as a folded copy, see :func:`unroll`.
-        example_input: one example, ``(1, channels, height, width)`` for images.
+        example_input: of the shape of what it will be given, ``(n, channels, height, width)`` for
+            images.
         branches: the branches, as :func:`timestepper.find_branches` gives them.
 
     Raises:
@@ -260,7 +261,8 @@ def unroll(
 
     Args:
         network: attached, folded or plain; it stays as it is.
-        example_input: one example, ``(1, channels, height, width)`` for images.
+        example_input: of the shape of what it will be given, ``(n, channels, height, width)`` for
+            images.
         branches: the branches, instead of having them found; of an attached network its own.
 
     Raises:
@@ -273,8 +275,6 @@ def unroll(
             "the network is in training mode, in which batch norm uses each batch's own "
             "statistics: call network.eval() first"
         )
-    if len(example_input) != 1:
-        raise StabilityError(f"one example is needed, not a batch of {len(example_input)}")
     plain = deepcopy(network)
     if hasattr(plain, "time_stepping"):
         branches = plain.time_stepping.branches if branches is None else branches
