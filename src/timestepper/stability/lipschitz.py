@@ -114,7 +114,14 @@ class Lipschitz:
         self.states = {step.state for step in unrolled.steps}
         self.states |= {step.start for step in unrolled.steps}
         self.norm_of = norm_of
+        self.base: Lipschitz | None = None
         self.log_norms: dict[tuple[int, int], Tensor] = {}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Lipschitz:
+        """Exchange parameters; norms that don't depend on them are not computed again."""
+        other = Lipschitz(self.unrolled, self.values, tensors, self.norm_of)
+        other.base = self
+        return other
 
     def log_constant(self, start: int, end: int) -> Tensor:
         """Bound the change of one operation's result by that of another's.
@@ -212,6 +219,8 @@ class Lipschitz:
         run = self.unrolled.between(source, [index])
         if all(operation.kind in ISOMETRIES for operation in run):
             return _zero()
+        if self.base is not None and not any(name in self.tensors for name in _parameters(run)):
+            return self.base._log_norm(source, index)
         key = source, index
         if key not in self.log_norms:
             function = self.unrolled.function(self.values, source, index, self.tensors)
@@ -236,7 +245,7 @@ class Lipschitz:
         return None
 
     def _statistics_slope(self, operation: Operation) -> float:
-        """Bound a norm by statistics of its input: max |γ| / √ε, reached where the input is flat."""
+        """Bound a norm by its input's statistics: max |γ| / √ε, reached where the input is flat."""
         args = operation.call.args
         epsilon = args[STATISTICS[operation.kind.removeprefix("aten.").partition(".")[0]]]
         if epsilon is None:
@@ -245,6 +254,13 @@ class Lipschitz:
         gain = self.unrolled.trace.rebind(args[place], self.tensors)
         largest = 1.0 if gain is None else gain.abs().max().item()
         return float(largest / math.sqrt(epsilon))
+
+
+def _parameters(operations: list[Operation]) -> set[str]:
+    """Name the parameters that operations use."""
+    pairs = [pair for operation in operations for pair in operation.parameters]
+    pairs += [pair for o in operations for made in o.computed for pair in made.parameters]
+    return {".".join(pair).lstrip(".") for pair in pairs}
 
 
 def _made(args: Any) -> list[Made]:

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, svds
 from torch import Tensor
-from torch.func import jvp
 
 Function = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]
@@ -24,39 +23,49 @@ class Jacobian:
     """The Jacobian of a function at a point, known by its products; its own matrix if linear.
 
     Args:
-        function: differentiable, from a tensor to a tensor.
+        function: twice differentiable, from a tensor to a tensor.
         point: where.
+        tolerance: relative tolerance of its singular values and eigenvalues; by default what the
+            point's dtype allows.
 
     Attributes:
         shape: numbers that come out and go in.
     """
 
-    def __init__(self, function: Function, point: Tensor) -> None:
-        self.function = function
-        self.point = point.detach()
+    def __init__(self, function: Function, point: Tensor, tolerance: float | None = None) -> None:
+        exact = 1e-10 if point.dtype == torch.float64 else 1e-6
+        self.tolerance = exact if tolerance is None else tolerance
         with torch.enable_grad():
-            self._input = self.point.clone().requires_grad_()
+            self._input = point.detach().clone().requires_grad_()
             self._output = function(self._input)
-        self.shape = self._output.numel(), self.point.numel()
-
-    @property
-    def tolerance(self) -> float:
-        """What its values are computed to, relatively."""
-        return 1e-10 if self.point.dtype == torch.float64 else 1e-6
+            # Jᵀ·w is linear in w: its derivative with respect to w gives J·v. Forward mode would
+            # compute the function anew for each v.
+            self._cotangent = torch.zeros_like(self._output).requires_grad_()
+            self._backward = self._derive(self._output, self._input, self._cotangent, again=True)
+        self.shape = self._output.numel(), point.numel()
 
     def forward_product(self, vector: Vector) -> Vector:
         """Multiply: J·v, float64 ``(outputs,)``."""
-        tangent = self._tensor(vector).view_as(self.point)
-        _, product = jvp(self.function, (self.point,), (tangent,))
-        return self._array(product)
+        return self._array(self._derive(self._backward, self._cotangent, self._tensor(vector)))
 
     def backward_product(self, vector: Vector) -> Vector:
         """Multiply by the transpose: Jᵀ·v, float64 ``(inputs,)``."""
-        if not self._output.requires_grad:
-            return np.zeros(self.shape[1])
-        cotangent = self._tensor(vector).view_as(self._output)
-        (product,) = torch.autograd.grad(self._output, self._input, cotangent, retain_graph=True)
-        return self._array(product)
+        return self._array(self._derive(self._output, self._input, self._tensor(vector)))
+
+    @staticmethod
+    def _derive(of: Tensor, by: Tensor, vector: Tensor, *, again: bool = False) -> Tensor:
+        """Differentiate ⟨of, vector⟩; zeros where nothing depends on ``by``."""
+        if not of.requires_grad:
+            return torch.zeros_like(by)
+        (product,) = torch.autograd.grad(
+            of,
+            by,
+            vector.view_as(of),
+            retain_graph=True,
+            create_graph=again,
+            materialize_grads=True,
+        )
+        return product
 
     def spectral_norm(self) -> float:
         """Compute ‖J‖₂ by Lanczos iterations."""
@@ -68,13 +77,13 @@ class Jacobian:
         Returns:
             ‖J‖₂ and the right singular vector that belongs to it, ``(inputs,)``.
         """
-        outputs, inputs = self.shape
         if min(self.shape) <= FEW:
             _, values, vectors = np.linalg.svd(self._written_out(), full_matrices=False)
             return float(values[0]), vectors[0]
         guess = self._guess(min(self.shape))
-        if not self.forward_product(self._guess(inputs)).any():
-            return 0.0, self._guess(inputs)  # ARPACK stumbles over zero.
+        anywhere = self._guess(self.shape[1])
+        if not self.forward_product(anywhere).any():
+            return 0.0, anywhere  # ARPACK stumbles over zero.
         _, values, vectors = svds(
             self._linear_operator(), k=1, v0=guess, tol=self.tolerance, solver="arpack"
         )
@@ -108,6 +117,7 @@ class Jacobian:
                     which="LM",
                     v0=self._guess(inputs),
                     tol=self.tolerance,
+                    ncv=min(inputs, max(40, 4 * count)),
                     maxiter=RESTARTS,
                     return_eigenvectors=False,
                 )
@@ -133,7 +143,7 @@ class Jacobian:
         return np.stack([self.backward_product(row) for row in np.eye(outputs)])
 
     def _tensor(self, vector: Vector) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(vector)).to(self.point)
+        return torch.from_numpy(np.ascontiguousarray(vector)).to(self._input)
 
     @staticmethod
     def _array(tensor: Tensor) -> Vector:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from timestepper.errors import StabilityError
 from timestepper.stepping import Branch, find_branches, fold
 from timestepper.stepping.operators import ADDITIONS, HOMOGENEOUS
+from timestepper.stepping.stages import TimeStepping
 from timestepper.stepping.watch import PART, Made, Operation, watch
 
 Values = dict[int, Any]
@@ -166,7 +167,9 @@ class UnrolledNetwork:
 
         def put(leaf: Any) -> Any:
             if isinstance(leaf, Made):
-                value = values[leaf.operation] if leaf.operation in values else known[leaf.operation]
+                value = (
+                    values[leaf.operation] if leaf.operation in values else known[leaf.operation]
+                )
                 return value.clone() if writes else value
             return self.trace.rebind(leaf, tensors)
 
@@ -277,7 +280,9 @@ def unroll(
         )
     plain = deepcopy(network)
     if hasattr(plain, "time_stepping"):
-        branches = plain.time_stepping.branches if branches is None else branches
+        stepping = plain.time_stepping
+        assert isinstance(stepping, TimeStepping)
+        branches = stepping.branches if branches is None else branches
         fold(plain)
     if branches is None:
         branches = find_branches(plain, example_input, skip_unfoldable=True)
