@@ -49,7 +49,8 @@ LINEAR = (
     | DIVIDING
     | of_kinds(
         "slice.Tensor select.int index_select.default expand.default mean.dim mean.default "
-        "sum.dim_IntList sum.default avg_pool2d.default _adaptive_avg_pool2d.default "
+        "addcmul.default sum.dim_IntList sum.default "
+        "avg_pool2d.default _adaptive_avg_pool2d.default "
         "upsample_nearest2d.default upsample_bilinear2d.default upsample_bicubic2d.default "
         "mul.Scalar div.Scalar add.Scalar sub.Scalar rsub.Scalar pixel_shuffle.default "
         "im2col.default reflection_pad2d.default"
@@ -67,18 +68,18 @@ SLOPES = {
     "abs": 1.0,
     "tanh": 1.0,
     "sigmoid": 0.25,
-    "hardsigmoid": 1 / 6,
+    "hardsigmoid": 0.1666667,
     "gelu": 1.1290,
     "silu": 1.09984,
     "hardswish": 1.5,
-    "mish": 1.08850,
+    "mish": 1.0885,
     "softplus": 1.0,
 }
 MAX_POOLING = of_kinds("max_pool2d_with_indices.default")
 LARGEST = of_kinds("amax.default adaptive_max_pool2d.default")
 SOFTMAX = of_kinds("_softmax.default")
-STATISTICS = {"native_layer_norm": 4, "native_group_norm": 7, "_fused_rms_norm": 3}
-"""Norms that compute statistics of their input, with the place of ε among their arguments."""
+STATISTICS = {"native_layer_norm": (2, 4), "native_group_norm": (1, 7)}
+"""Norms by statistics of their input, with the places of γ and ε among their arguments."""
 
 NormOf = Callable[[Function, Tensor], Tensor]
 """Spectral norm of a linear function, given with a tensor of the shape that it takes."""
@@ -240,20 +241,13 @@ class Lipschitz:
             return math.sqrt(_windows(*args[1:]))
         if operation.kind in LARGEST | SOFTMAX:
             return 1.0
-        if operation.kind.removeprefix("aten.").partition(".")[0] in STATISTICS:
-            return self._statistics_slope(operation)
+        if name in STATISTICS:
+            # max |γ| / √ε: steepest where the input is flat.
+            gain, epsilon = (args[place] for place in STATISTICS[name])
+            gain = self.unrolled.trace.rebind(gain, self.tensors)
+            largest = 1.0 if gain is None else gain.abs().max().item()
+            return float(largest / math.sqrt(epsilon))
         return None
-
-    def _statistics_slope(self, operation: Operation) -> float:
-        """Bound a norm by its input's statistics: max |γ| / √ε, reached where the input is flat."""
-        args = operation.call.args
-        epsilon = args[STATISTICS[operation.kind.removeprefix("aten.").partition(".")[0]]]
-        if epsilon is None:
-            epsilon = torch.finfo(self.values[operation.index].dtype).eps
-        place = 2 if "rms" in operation.kind else 1 if "group" in operation.kind else 2
-        gain = self.unrolled.trace.rebind(args[place], self.tensors)
-        largest = 1.0 if gain is None else gain.abs().max().item()
-        return float(largest / math.sqrt(epsilon))
 
 
 def _parameters(operations: list[Operation]) -> set[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, svds
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, svds
 from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
@@ -15,6 +16,8 @@ Vector = NDArray[np.float64]
 
 FEW = 8
 """ARPACK wants more dimensions than it finds values: operators up to this size are written out."""
+MOST_FEW = 40
+"""The most different eigenvalues that are looked for where ARPACK finds too few."""
 RESTARTS = 100
 """The most restarts in search of eigenvalues; those close to each other may need very many."""
 
@@ -84,9 +87,14 @@ class Jacobian:
         anywhere = self._guess(self.shape[1])
         if not self.forward_product(anywhere).any():
             return 0.0, anywhere  # ARPACK stumbles over zero.
-        _, values, vectors = svds(
-            self._linear_operator(), k=1, v0=guess, tol=self.tolerance, solver="arpack"
-        )
+        operator = self._linear_operator()
+        try:
+            _, values, vectors = svds(operator, 1, v0=guess, tol=self.tolerance, solver="arpack")
+        except ArpackError:
+            # It wants more than a few different singular values; the identity has a single one.
+            basis, projected = self._invariant_space(operator.H @ operator)
+            squares, coordinates = np.linalg.eigh(projected)
+            return math.sqrt(max(0.0, squares[-1])), basis @ coordinates[:, -1]
         return float(values[0]), vectors[0]
 
     def eigenvalues(self, count: int, *, shift: float = 0.0) -> NDArray[np.complex128]:
@@ -117,12 +125,14 @@ class Jacobian:
                     which="LM",
                     v0=self._guess(inputs),
                     tol=self.tolerance,
-                    ncv=min(inputs, max(40, 4 * count)),
+                    ncv=min(inputs, max(MOST_FEW, 4 * count)),
                     maxiter=RESTARTS,
                     return_eigenvectors=False,
                 )
             except ArpackNoConvergence as stop:
                 found = stop.eigenvalues
+            except ArpackError:
+                found = np.linalg.eigvals(self._invariant_space(operator)[1])
         order = np.argsort(-np.abs(found), kind="stable")
         largest: NDArray[np.complex128] = found[order][:count].astype(np.complex128)
         return largest
@@ -134,6 +144,22 @@ class Jacobian:
             rmatvec=self.backward_product,
             dtype=np.float64,
         )
+
+    def _invariant_space(self, operator: LinearOperator) -> tuple[Vector, Vector]:
+        """Span the space that an operator with few different eigenvalues maps a vector into.
+
+        Returns:
+            An orthonormal basis ``(size, dimensions)`` and the operator within it.
+        """
+        basis = self._guess(self.shape[1])[:, None]
+        basis /= np.linalg.norm(basis)
+        while basis.shape[1] < MOST_FEW:
+            image = operator.matvec(basis[:, -1])
+            rest = image - basis @ (basis.T @ image)
+            if np.linalg.norm(rest) <= self.tolerance * np.linalg.norm(image):
+                break
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+        return basis, basis.T @ operator.matmat(basis)
 
     def _written_out(self) -> NDArray[np.float64]:
         """Write the matrix out along its shorter side."""

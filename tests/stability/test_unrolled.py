@@ -1,0 +1,138 @@
+"""The steps of a network, and its pass repeated in parts."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+import timestepper
+from timestepper.errors import StabilityError
+from timestepper.networks import create
+from timestepper.stability import unroll
+from timestepper.stability.unrolled import unstepped
+from timestepper.stepping import Branch
+
+
+class Block(nn.Module):
+    def __init__(self, width, *, shared=None):
+        super().__init__()
+        self.body = shared or nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1)
+        )
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def test_states_and_branches_are_those_of_the_blocks():
+    network = resnet18(num_classes=7).eval()
+    seen = {}
+    for name, module in network.named_modules():
+        if type(module).__name__ == "BasicBlock":
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: seen.update({name: (*inputs, output)})
+            )
+    images = torch.randn(1, 3, 64, 64)
+    logits = network(images)
+    unrolled = unroll(network, images)
+    values = unrolled.evaluate(images)
+    assert torch.equal(values[unrolled.output], logits)
+    assert [step.branch.name for step in unrolled.steps] == list(seen)
+    for step in unrolled.steps:
+        inputs, output = seen[step.branch.name]
+        assert torch.equal(values[step.start], inputs)
+        assert torch.equal(values[step.state], output)
+        assert torch.equal((values[step.shortcut] + values[step.end]).relu(), output)
+        assert step.is_plain == (network.get_submodule(step.branch.name).downsample is None)
+    assert [len(steps) for steps in unrolled.stages.values()] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("controller", ["lstm", "indp"])
+def test_attached_networks_are_folded_copies(controller):
+    network = create("cifar_resnet8", num_classes=10).eval()
+    images = torch.randn(2, 3, 16, 16)
+    timestepper.attach(network, controller, example_input=images)
+    unrolled = unroll(network, images)
+    assert hasattr(network, "time_stepping")
+    values = unrolled.evaluate(images)
+    assert torch.equal(values[unrolled.output], network(images))
+    # Without the step sizes, whatever the branch's function gives is Δt times smaller.
+    plain = unrolled.evaluate(images, unstepped(network))
+    first = unrolled.steps[0]
+    steps = timestepper.step_sizes(network)[first.branch.name]
+    scaled = plain[first.end] * steps[:, None, None]
+    assert torch.allclose(scaled, values[first.end], rtol=1e-10, atol=0)
+
+
+def test_other_parameters_take_part_in_gradients():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Block(4), nn.Flatten(), nn.Linear(144, 2)).eval()
+    images = torch.randn(1, 3, 8, 8)
+    unrolled = unroll(network, images)
+    tensors = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
+    result = unrolled.run({0: images}, 0, [unrolled.output], tensors)[unrolled.output]
+    found = torch.autograd.grad(result.square().sum(), list(tensors.values()))
+    expected = torch.autograd.grad(network(images).square().sum(), list(network.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12)
+
+
+def test_shared_blocks_take_a_step_for_each_use():
+    block = Block(4)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), block, block, Block(4)).eval()
+    unrolled = unroll(network, torch.randn(1, 3, 8, 8))
+    assert [step.branch.name for step in unrolled.steps] == ["1", "1", "3"]
+    assert [a.state for a in unrolled.steps[:-1]] == [b.start for b in unrolled.steps[1:]]
+
+
+class Parallel(nn.Module):
+    """Two branches of one state."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.one = nn.Conv2d(width, width, 1)
+        self.other = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return x + self.one(y) + self.other(y)
+
+
+def test_parallel_branches_start_at_the_state_they_share():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Parallel(4)).eval()
+    images = torch.randn(1, 3, 8, 8)
+    branches = [Branch(n, "1", (f"1.{n}",), (f"1.{n}",)) for n in ("one", "other")]
+    unrolled = unroll(network, images, branches)
+    values = unrolled.evaluate(images)
+    assert len(unrolled.steps) == 2
+    for step in unrolled.steps:
+        assert torch.equal(values[step.start], network[0](images))
+
+
+class Writes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block(3)
+
+    def forward(self, x):
+        x = self.block(x)
+        x[:, :1] += x[:, 1:2].mean()
+        return x
+
+
+def test_refusals():
+    images = torch.randn(1, 3, 8, 8)
+    network = nn.Sequential(Block(3), nn.Flatten(), nn.Linear(192, 2))
+    with pytest.raises(StabilityError, match=r"training mode.*call network.eval\(\) first"):
+        unroll(network, images)
+    network.eval()
+    with pytest.raises(StabilityError, match=r"has shape \(1, 3, 9, 9\).*\(1, 3, 8, 8\)"):
+        unroll(network, images).evaluate(torch.randn(1, 3, 9, 9))
+    with pytest.raises(StabilityError, match="can't be repeated"):
+        unroll(Writes().eval(), images)
+    with pytest.raises(StabilityError, match="concatenation"):
+        unroll(create("cifar_densenet10_k4", num_classes=3).eval(), torch.randn(1, 3, 32, 32))
+    with torch.no_grad():
+        network[0].body[2].weight[0] = float("nan")
+    with pytest.raises(StabilityError, match=r"not finite: 0\.body\.2\.weight holds NaN"):
+        unroll(network, images)
