@@ -50,6 +50,10 @@ class RunError(TimestepperError):
     """A run folder exists already, is missing, or is not a run; or a training had to stop."""
 
 
+class SolverError(TimestepperError):
+    """A differential equation isn't one, or its solution can't be followed up to the end."""
+
+
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
     """Name the nearest of the known names, as the end of an error message.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
-from timestepper.experiments import EXPERIMENTS
+from timestepper.experiments import EXPERIMENTS, FIGURES
 from timestepper.experiments.provenance import provenance
+from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.result_table import ResultTable
 from timestepper.training.run import write_atomically
 
 EXAMPLES = (
+    "timestepper reproduce figure1",
     "timestepper reproduce table1",
     "timestepper reproduce table2 --counts",
     "timestepper reproduce table3 --counts --output results --force",
@@ -29,42 +32,51 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--counts",
         action="store_true",
-        help="parameters and multiply-accumulates instead of accuracies (seconds, no data)",
+        help="of a table: parameters and multiply-accumulates, no accuracies (seconds, no data)",
     )
     parser.add_argument(
         "--output",
         type=str | None,
         metavar="FOLDER",
-        help=f"folder for the table as CSV and Markdown; by default {DEFAULT_FOLDER}",
+        help=f"folder for CSV and Markdown, and a figure's PNG; by default {DEFAULT_FOLDER}",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
-    """Make the table, print it, write it."""
+    """Make the table or figure, print its numbers, write it."""
     name: str = parsed.experiment
     if name not in EXPERIMENTS:
         hint = did_you_mean(name, EXPERIMENTS) or f"; there are {', '.join(EXPERIMENTS)}"
         raise ConfigurationError(f"there is no experiment '{name}'{hint}")
+    is_figure = name in FIGURES
+    if is_figure and parsed.counts:
+        raise ConfigurationError(f"{name} is a figure and has no counts; leave --counts out")
     stem = f"{name}-counts" if parsed.counts else name
-    paths = _output_paths(parsed, stem)
+    paths = _output_paths(parsed, stem, (".csv", ".md", *[".png"] * is_figure))
     console = Console()
     experiment = import_module(f"timestepper.experiments.{name}")
-    with console.status("counting"):
-        table: ResultTable = experiment.reproduce(counts=parsed.counts)
+    with console.status("computing"):
+        figure: ResultFigure | None = experiment.reproduce() if is_figure else None
+        table: ResultTable = figure.table if figure else experiment.reproduce(counts=parsed.counts)
     console.print(table.to_rich())
     for note in table.notes:
         console.print(f"- {note}", highlight=False, markup=False)
     made_by = provenance(command=f"timestepper reproduce {name}{' --counts' * parsed.counts}")
+    picture = f"{name}.png" if figure else None
+    contents = [table.to_csv(made_by).encode(), table.to_markdown(made_by, picture).encode()]
+    if figure:
+        contents.append(figure.to_png(made_by))
     paths[0].parent.mkdir(exist_ok=True)
-    for path, text in zip(paths, (table.to_csv(made_by), table.to_markdown(made_by)), strict=True):
-        write_atomically(path, text.encode())
-        console.print(f"table: {path}", highlight=False, soft_wrap=True)
+    for path, content in zip(paths, contents, strict=True):
+        write_atomically(path, content)
+        kind = "figure" if path.suffix == ".png" else "table"
+        console.print(f"{kind}: {path}", highlight=False, soft_wrap=True)
     return 0
 
 
-def _output_paths(parsed: Namespace, stem: str) -> list[Path]:
-    """Decide which files to write: CSV and Markdown.
+def _output_paths(parsed: Namespace, stem: str, suffixes: Sequence[str]) -> list[Path]:
+    """Decide which files to write, one for each suffix.
 
     Raises:
         RunError: one exists already, or their folder does not.
@@ -72,7 +84,7 @@ def _output_paths(parsed: Namespace, stem: str) -> list[Path]:
     folder = Path(DEFAULT_FOLDER if parsed.output is None else parsed.output)
     if not folder.is_dir() and (parsed.output is not None or folder.exists()):
         raise RunError(f"{stem} can't be written: there is no folder {folder}")
-    paths = [folder / f"{stem}{suffix}" for suffix in (".csv", ".md")]
+    paths = [folder / f"{stem}{suffix}" for suffix in suffixes]
     for path in paths:
         if path.exists() and not parsed.force:
             raise RunError(

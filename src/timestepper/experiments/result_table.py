@@ -94,8 +94,13 @@ class ResultTable:
             writer.writerow(round(cell, 9) if isinstance(cell, float) else cell for cell in row)
         return text.getvalue()
 
-    def to_markdown(self, made_by: Sequence[str]) -> str:
-        """Write it as a Markdown page, with its notes and what made it."""
+    def to_markdown(self, made_by: Sequence[str], picture: str | None = None) -> str:
+        """Write it as a Markdown page, with its notes and what made it.
+
+        Args:
+            made_by: see :meth:`to_csv`.
+            picture: the name of a file to show above it.
+        """
 
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cells)} |"
@@ -104,6 +109,7 @@ class ResultTable:
             [
                 f"# {self.title}",
                 "",
+                *([f"![{self.title}]({picture})", ""] if picture else []),
                 line([column.heading.replace("\n", " ") for column in self.columns]),
                 line(["---" if column.text else "---:" for column in self.columns]),
                 *(line(self._show(row)) for row in self.rows),
