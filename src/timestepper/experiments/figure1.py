@@ -6,8 +6,7 @@ import numpy as np
 
 from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.result_table import Cell, Column, ResultTable
-from timestepper.ode import Solution, solve_adaptive, solve_fixed
-from timestepper.ode.problem import Array
+from timestepper.ode import Array, Solution, solve_adaptive, solve_fixed
 from timestepper.report import plot_solutions
 
 RATE = -4.0
@@ -37,7 +36,8 @@ NOTES = (
     f"{abs(1 + RATE * LARGE):.1f} (Eq. 3); for Runge-Kutta-Fehlberg 4(5) Tol = {TOLERANCE:g}, "
     f"k = 0.9 and a first step of {FIRST_STEP:g} (Eq. 6).",
     "Largest error: of |y - exp(-4t)| over the solution's own times.",
-    "A step of Runge-Kutta-Fehlberg evaluates f six times, one of Euler once.",
+    "A step of Runge-Kutta-Fehlberg evaluates f six times, one of Euler once. Its last step is "
+    "cut so as to end with the interval.",
 )
 
 

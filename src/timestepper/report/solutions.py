@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from timestepper.ode import Solution
-from timestepper.ode.problem import Array
+from timestepper.ode import Array, Solution
 
 POINTS = 400
 """As many points make a smooth curve."""
@@ -39,16 +39,13 @@ def plot_solutions(
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
     times = next(iter(solutions.values())).times
     curve = np.linspace(times[0], times[-1], POINTS)
-    upper.plot(curve, exact(curve), color="black", linewidth=3, alpha=0.25, label=exact_label)
-    for (label, solution), symbol in zip(solutions.items(), "s^od", strict=False):
-        marker = symbol if len(solution.step_sizes) <= MARKED_STEPS else None
-        (line,) = upper.plot(
-            *(solution.times, solution.states), marker=marker, linewidth=1.2, label=label
-        )
-        lower.step(
-            *(solution.times, [*solution.step_sizes, solution.step_sizes[-1]]),
-            where="post",
-            color=line.get_color(),
+    upper.plot(curve, exact(curve), color="black", linewidth=6, alpha=0.2, label=exact_label)
+    for (label, solution), symbol in zip(solutions.items(), cycle("s^oD"), strict=False):
+        few = len(solution.step_sizes) <= MARKED_STEPS
+        style = {"marker": symbol, "linewidth": 1.0} if few else {"linewidth": 2.0}
+        (line,) = upper.plot(solution.times, solution.states, label=label, **style)
+        lower.stairs(
+            solution.step_sizes, solution.times, baseline=None, color=line.get_color(), linewidth=2
         )
     upper.set_ylim(limits)
     upper.set_ylabel("y")
