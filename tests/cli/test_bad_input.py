@@ -115,13 +115,20 @@ def test_experiments(refuse):
     assert refuse("reproduce") == "EXPERIMENT is missing; see --help"
     assert "no experiment 'tabel2'; did you mean 'table2'" in refuse("reproduce", "tabel2")
     assert refuse("reproduce", "xyzzy") == (
-        "there is no experiment 'xyzzy'; there are table1, table2, table3"
+        "there is no experiment 'xyzzy'; there are table1, table2, table3, figure1"
     )
     for name in ("table2", "table3"):
         assert refuse("reproduce", name) == (
             f"so far only the counts of {name} can be made, not its accuracies; add --counts"
         )
     assert "leave --counts out" in refuse("reproduce", "table1", "--counts")
+    assert refuse("reproduce", "figure1", "--counts") == (
+        "figure1 is a figure and has no counts; leave --counts out"
+    )
+    assert "no experiment 'figure'; did you mean 'figure1'" in refuse("reproduce", "figure")
+    assert refuse("reproduce", "figure1", "--output", "nowhere") == (
+        "figure1 can't be written: there is no folder nowhere"
+    )
     assert "there is no setting 'count'" in refuse("reproduce", "table2", "--count")
     assert refuse("reproduce", "table1", "--output", "nowhere") == (
         "table1 can't be written: there is no folder nowhere"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from timestepper.cli import main
 from timestepper.experiments import table2, table3
@@ -54,6 +55,33 @@ def test_files_are_kept_unless_forced(quick, capsys):
     assert not Path("results/table2-counts.csv").exists()
     assert main(["reproduce", "table2", "--counts", "--force"]) == 0
     assert "precious" not in Path("results/table2-counts.md").read_text()
+
+
+def test_a_figure_has_a_picture_beside_its_table(capsys):
+    assert main(["reproduce", "figure1"]) == 0
+    shown = capsys.readouterr().out
+    assert "Figure 1: Euler's method and Runge-Kutta-Fehlberg" in shown
+    assert "figure: results/figure1.png\n" in shown
+    files = ["figure1.csv", "figure1.md", "figure1.png"]
+    assert sorted(path.name for path in Path("results").iterdir()) == files
+    with Image.open("results/figure1.png") as picture:
+        assert picture.text["Description"].startswith(
+            "command: timestepper reproduce figure1\ncommit: "
+        )
+    assert "](figure1.png)\n" in Path("results/figure1.md").read_text()
+    assert '\n"Euler, h = 0.6",0.6,0.6,5,5,5.378246144\n' in (
+        Path("results/figure1.csv").read_text()
+    )
+
+
+def test_a_picture_is_kept_unless_forced(capsys):
+    Path("results").mkdir()
+    Path("results/figure1.png").write_text("precious")
+    assert main(["reproduce", "figure1"]) == 2
+    assert "results/figure1.png exists already; name another" in capsys.readouterr().err
+    assert [path.name for path in Path("results").iterdir()] == ["figure1.png"]
+    assert main(["reproduce", "figure1", "--force"]) == 0
+    assert Path("results/figure1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_failing_write_loses_nothing(quick, monkeypatch, capsys):

@@ -53,6 +53,12 @@ def test_markdown():
     assert lines[-2:] == ["- command: make it", "- commit: 123"]
 
 
+def test_markdown_with_a_picture():
+    lines = TABLE.to_markdown(MADE_BY, "table.png").splitlines()
+    assert lines[:4] == ["# A table", "", "![A table](table.png)", ""]
+    assert lines[4:] == TABLE.to_markdown(MADE_BY).splitlines()[2:]
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_terminal(width):
     """The widest rows of the real tables fit in 80 columns, whole."""

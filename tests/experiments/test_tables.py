@@ -6,7 +6,7 @@ import pytest
 
 from timestepper.controllers import LSTMController
 from timestepper.errors import ConfigurationError
-from timestepper.experiments import EXPERIMENTS, table1, table2, table3
+from timestepper.experiments import TABLES, table1, table2, table3
 
 
 def by_phase(table):
@@ -150,4 +150,4 @@ def test_what_cannot_be_made(table, counts):
 
 
 def test_every_table_is_registered():
-    assert {"table1", "table2", "table3"} <= set(EXPERIMENTS)
+    assert {"table1", "table2", "table3"} <= set(TABLES)

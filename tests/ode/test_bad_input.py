@@ -93,7 +93,7 @@ def test_safety(safety):
 def test_steps_that_float64_cannot_take():
     with pytest.raises(ConfigurationError, match=r"step_size is 1e-20, too small .* at least 2"):
         solve_fixed(decay, 1.0, 0.0, 1.0, step_size=1e-20)
-    with pytest.raises(ConfigurationError, match="first_step is 0.01, too small"):
+    with pytest.raises(ConfigurationError, match=r"first_step is 0.01, too small"):
         solve_adaptive(decay, 1.0, 1e15, 1e15 + 1, tolerance=1.0)
 
 
