@@ -147,3 +147,11 @@ def test_no_remainder_is_left_that_is_too_small():
         lambda t, y: 0 * y, 1.0, 0.0, 1.0, tolerance=1.0, first_step=1 - 1.2e-16
     )
     assert solution.times.tolist() == [0.0, 1.0]
+
+
+def test_the_end_is_met_exactly():
+    """Where start + (end - start) is not the end, in float64."""
+    start, end = -0.7, 0.1
+    assert start + (end - start) != end
+    solution = solve_adaptive(decay, 1.0, start, end, tolerance=1.0, first_step=end - start)
+    assert solution.times.tolist() == [start, end]

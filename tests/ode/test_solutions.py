@@ -136,7 +136,9 @@ def test_euler_amplifies_a_perturbation_as_equation_3(rate):
     assert (apart[-1] < perturbation) == (abs(1 + h * rate) < 1)
 
 
-@pytest.mark.parametrize(("end", "h", "steps"), [(3.0, 0.6, 5), (1.0, 0.1, 10), (1.0, 1.0, 1)])
+@pytest.mark.parametrize(
+    ("end", "h", "steps"), [(3.0, 0.6, 5), (2.1, 0.3, 7), (0.7, 0.1, 7), (1.0, 1.0, 1)]
+)
 def test_steps_that_divide_the_interval(end, h, steps):
     solution = solve_fixed(lambda t, y: -y, 1.0, 0.0, end, step_size=h)
     assert len(solution.step_sizes) == solution.evaluations == steps
@@ -188,3 +190,13 @@ def test_f_may_reuse_and_change_arrays():
     ):
         np.testing.assert_array_equal(found.states, expected.states)
     np.testing.assert_array_equal(initial, [1.0, 0.5])
+
+
+def test_y0_may_be_changed_meanwhile():
+    y0 = np.ones(2)
+
+    def f(t, y):
+        y0[:] = 7.0
+        return -y
+
+    assert solve_fixed(f, y0, 0.0, 1.0, step_size=0.5).states[:, 0].tolist() == [1, 0.5, 0.25]

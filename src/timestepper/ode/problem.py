@@ -86,7 +86,7 @@ def require_positive(name: str, value: float) -> None:
 
 
 def _to_float64(value: ArrayLike, name: str) -> Array:
-    """Copy a value, as f may hand out the same array each time, or change the one it was given."""
+    """Copy a value, as an array that is the caller's may be changed meanwhile."""
     try:
         array = np.array(value)
     except ValueError:  # Lists of different lengths.
