@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, takewhile
 
 from torch import Tensor, nn
 
@@ -55,7 +54,8 @@ class Depth:
     def _name(self, states: Sequence[int]) -> str:
         """Name a run of states after the steps that lead to them; y_0 by itself has none."""
         stages = [self.stages[state - 1].split(".") for state in states if state]
-        return ".".join(os.path.commonprefix(stages))
+        levels = takewhile(lambda level: len(set(level)) == 1, zip(*stages, strict=False))
+        return ".".join(level[0] for level in levels)
 
 
 def states_of(unrolled: UnrolledNetwork, values: Values) -> list[Tensor]:

@@ -97,7 +97,8 @@ def with_step_size(
     """
     copy = deepcopy(network)
     if hasattr(copy, "time_stepping"):
-        branches = copy.time_stepping.branches if branches is None else branches
+        if branches is None:
+            branches = copy.time_stepping.branches  # type: ignore[union-attr, assignment]
         fold(copy)
         load_weights(copy, unstepped(network))
     if branches is None:
