@@ -12,6 +12,10 @@ from timestepper.stability.gradients import GradientFlow
 
 MARKED_STATES = 40
 """More dots than this run into each other."""
+LEGEND_AND_LABELS = 2.8
+"""Inches of the figure's width that are not the axes'."""
+CHARACTER = 0.09
+"""Inches that a character takes."""
 
 
 def plot_gradient_flow(flows: Mapping[str, GradientFlow], path: Path) -> None:
@@ -35,8 +39,10 @@ def plot_gradient_flow(flows: Mapping[str, GradientFlow], path: Path) -> None:
         axes.axvline(stage.first - 0.5, color="grey", linewidth=0.8, linestyle="--")
     named = [stage for stage in size_stages if stage.name]
     above = axes.secondary_xaxis("top")
-    # Long names beside each other need to be slanted.
-    slanted = sum(len(stage.name) + 3 for stage in named) > 11 * figure.get_figwidth()
+    inches = (figure.get_figwidth() - LEGEND_AND_LABELS) / len(states)
+    slanted = any(
+        CHARACTER * len(stage.name) > inches * (stage.last - stage.first + 1) for stage in named
+    )
     above.set_xticks(
         [(stage.first + stage.last) / 2 for stage in named],
         [stage.name for stage in named],

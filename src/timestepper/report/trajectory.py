@@ -47,7 +47,7 @@ def plot_trajectory(
     rows = {name: _drawn_stages(name, one) for name, one in trajectories.items()}
     colours = _colours(labels)
     columns = max(len(stages) for stages in rows.values())
-    figure = Figure(figsize=(3.3 * columns + 1.6, 3.7 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(3.3 * columns + 1.6, 3.9 * len(rows)), layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (name, stages) in zip(parts, rows.items(), strict=True):
         part.suptitle(name, fontweight="bold")
@@ -56,7 +56,7 @@ def plot_trajectory(
             _draw(axes, trajectories[name], stage, [colours[int(label)] for label in labels])
         for axes in row[len(stages) :]:
             axes.set_axis_off()
-    parts[0].legend(handles=_legend(colours, classes), loc="outside right upper", frameon=False)
+    figure.legend(handles=_legend(colours, classes), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
 
 
@@ -91,17 +91,19 @@ def _draw(axes: Axes, trajectory: Trajectory, stage: SizeStage, colours: Sequenc
         x, y = ways[:, image].T
         axes.plot(x, y, ".-", color=colour, linewidth=0.8, markersize=3, alpha=0.5, zorder=2 - grey)
         axes.scatter(x[:1], y[:1], 12, "white", edgecolors=colour, linewidths=0.8, zorder=3)
-    axes.scatter(*ways[-1].T, 22, colours, edgecolors="black", linewidths=0.5, zorder=4)
+    x, y = ways[-1].T
+    axes.scatter(x, y, 22, colours, edgecolors="black", linewidths=0.5, zorder=4)
     first, second = 100 * components.explained_variance_ratio_
     times = trajectory.depth.times
     axes.set_title(
-        f"{stage.name}: y$_{{{stage.first}}}$ to y$_{{{stage.last}}}$, "
+        f"{stage.name}\ny$_{{{stage.first}}}$ to y$_{{{stage.last}}}$, "
         f"t = {times[stage.first]:.3g} to {times[stage.last]:.3g}",
         fontsize="medium",
     )
     axes.set_xlabel(f"PC 1 ({first:.0f} % of variance)")
     axes.set_ylabel(f"PC 2 ({second:.0f} %)")
     axes.set_aspect("equal", adjustable="datalim")
+    axes.locator_params(nbins=5)
     axes.grid(alpha=0.3)
 
 
