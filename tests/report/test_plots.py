@@ -108,7 +108,7 @@ def test_principal_components_of_states_in_a_plane(figures):
     states = [torch.randn(4, 2).double() @ plane.T for _ in range(5)]
     plot_trajectory({"flat": make_trajectory(states)}, torch.arange(4), Path("way.png"))
     (axes,) = figures[0].axes
-    drawn = torch.tensor([line.get_xydata() for line in axes.lines])
+    drawn = torch.stack([torch.tensor(line.get_xydata()) for line in axes.lines])
     expected = torch.stack(states, 1)
     for one, other in zip(drawn.flatten(0, 1), expected.flatten(0, 1), strict=True):
         distances = (drawn.flatten(0, 1) - one).norm(dim=1)

@@ -32,12 +32,13 @@ class Steps(nn.Module):
 class Images(nn.Module):
     """Two stages of blocks on images, the second at half the resolution and double the width."""
 
-    def __init__(self, stages=2, depth=2):
+    def __init__(self, after=None, stages=2, depth=2):
         super().__init__()
         self.first = nn.Conv2d(3, 4, 3, padding=1)
         widths = [4 * 2**stage for stage in range(stages)]
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(width) for _ in range(depth)) for width in widths
+            nn.ModuleList(Block(width, after or nn.ReLU()) for _ in range(depth))
+            for width in widths
         )
         self.between = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, 2) for w in widths[:-1])
         self.classifier = nn.Linear(widths[-1], 3)
@@ -52,14 +53,14 @@ class Images(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width):
+    def __init__(self, width, after):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.relu = nn.ReLU()
+        self.after = after
 
     def forward(self, x):
-        return self.relu(x + self.conv2(self.relu(self.conv1(x))))
+        return self.after(x + self.conv2(self.conv1(x).tanh()))
 
 
 def two_layers(width):

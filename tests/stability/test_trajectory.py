@@ -32,7 +32,7 @@ def network(request, kind):
     if kind != "plain":
         timestepper.attach(network)
         for controller in network.time_stepping.children():
-            torch.nn.init.normal_(controller.output.weight)
+            torch.nn.init.normal_(controller.project_out.weight)
     return timestepper.fold(network) if kind == "folded" else network
 
 
