@@ -13,7 +13,7 @@ from timestepper.errors import StabilityError
 from timestepper.report import plot_gradient_flow, plot_trajectory
 from timestepper.stability.depth import Depth
 from timestepper.stability.gradients import GradientFlow
-from timestepper.stability.trajectory import Trajectory, trajectory
+from timestepper.stability.trajectories import Trajectory, trajectory
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import timestepper
 from timestepper import networks
 from timestepper.errors import StabilityError
 from timestepper.stability.depth import SizeStage
-from timestepper.stability.trajectory import trajectory
+from timestepper.stability.trajectories import trajectory
 
 NETWORKS = {
     "torchvision": lambda: torchvision.models.resnet18(num_classes=5),

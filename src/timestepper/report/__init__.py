@@ -3,14 +3,26 @@
 from timestepper.report.curves import plot_curves
 from timestepper.report.gradients import plot_gradient_flow
 from timestepper.report.solutions import plot_solutions
+from timestepper.report.stability import (
+    comparison_table,
+    plot_eigenvalues,
+    plot_growth,
+    stage_table,
+    step_table,
+)
 from timestepper.report.steps import plot_step_sizes, step_size_table
 from timestepper.report.trajectory import plot_trajectory
 
 __all__ = [
+    "comparison_table",
     "plot_curves",
+    "plot_eigenvalues",
     "plot_gradient_flow",
+    "plot_growth",
     "plot_solutions",
     "plot_step_sizes",
     "plot_trajectory",
+    "stage_table",
     "step_size_table",
+    "step_table",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from timestepper.errors import StabilityError
 from timestepper.stability.depth import SizeStage
-from timestepper.stability.trajectory import Trajectory
+from timestepper.stability.trajectories import Trajectory
 
 COLOURED_CLASSES = 10
 """More colours than these can't be told apart."""

@@ -1,18 +1,24 @@
-"""Euler's stability condition, measured on networks (paper, section on stability; Eq. 3, 4, 7)."""
+"""Euler's stability condition, measured on networks (paper Eq. 3, 4, 7 and 8)."""
 
+from timestepper.stability.gradients import GradientFlow, gradient_flow
 from timestepper.stability.measure import (
     Stability,
     StageStability,
     StepStability,
     measure_stability,
 )
+from timestepper.stability.trajectories import Trajectory, trajectory
 from timestepper.stability.unrolled import UnrolledNetwork, unroll
 
 __all__ = [
+    "GradientFlow",
     "Stability",
     "StageStability",
     "StepStability",
+    "Trajectory",
     "UnrolledNetwork",
+    "gradient_flow",
     "measure_stability",
+    "trajectory",
     "unroll",
 ]

@@ -102,6 +102,11 @@ class Stability:
     epsilon: float
     no_bound: tuple[str, ...]
 
+    @property
+    def evolution_time(self) -> float:
+        """T = Σ Δt_d over all steps, mean over channels."""
+        return sum(step.step_size for step in self.steps)
+
     def to_dict(self) -> dict[str, Any]:
         """Give plain numbers, strings, lists and dictionaries, as JSON wants them.
 

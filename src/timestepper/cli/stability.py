@@ -1,0 +1,243 @@
+"""``timestepper stability``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from timestepper import networks
+from timestepper.cli.arguments import output_path
+from timestepper.data import DataSet
+from timestepper.errors import ConfigurationError, RunError
+from timestepper.report import (
+    comparison_table,
+    plot_eigenvalues,
+    plot_gradient_flow,
+    plot_growth,
+    plot_trajectory,
+    stage_table,
+    step_table,
+)
+from timestepper.stability import Stability, gradient_flow, measure_stability, trajectory
+from timestepper.training.build import build_data
+from timestepper.training.checkpoints import Which
+from timestepper.training.folded import load_plain
+from timestepper.training.run import Run, write_atomically
+from timestepper.training.trained import load_trained
+
+EXAMPLES = (
+    "timestepper stability runs/digits-cifar_resnet20-lstm-0",
+    "timestepper stability runs/mine --compare runs/plain",
+    "timestepper stability runs/mine/checkpoints/best.pt --images 4 --output stability --force",
+    "timestepper stability torchvision/resnet18 --image_size 64",
+)
+FIXED = (1.0, 0.01)
+"""Step sizes beside the controller's along which gradients are followed (paper, Eq. 8)."""
+FOLLOWED = 100
+"""Test images whose trajectories are drawn."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "network",
+        type=str,
+        metavar="RUN_OR_CHECKPOINT",
+        help="folder of a run, one of its checkpoints (.pt), its folded network (.safetensors), or "
+        "a network's name, which stands for freshly initialised weights and random images",
+    )
+    parser.add_argument(
+        "--compare", nargs="+", type=str, default=[], metavar="OTHER", help="others, named likewise"
+    )
+    parser.add_argument("--images", type=int, default=2, help="test images to look at")
+    parser.add_argument(
+        "--directions", type=int, default=10, help="random perturbations of each image"
+    )
+    parser.add_argument(
+        "--epsilon", type=float, default=1e-3, help="their norm, as a fraction of the state's"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int | None,
+        help="height and width of the images of networks that are given by name; by default the "
+        "network's own",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        metavar="FOLDER",
+        help="new folder for tables as JSON and for plots; by default RUN/stability or "
+        "stability-NAME",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the folder's files")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with inputs of its own.
+
+    Attributes:
+        name: as it was given.
+        network: in eval mode.
+        images: ``(n, channels, height, width)``; at least as many as are looked at.
+        labels: their classes, ``(n,)``; those that the network sees in random images.
+        classes: the classes' names where the images are a data set's.
+        home: the run's folder.
+    """
+
+    name: str
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] | None = None
+    home: Path | None = None
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Measure, print the tables, write JSON and plots."""
+    if parsed.images < 1:
+        raise ConfigurationError(f"images is {parsed.images}; it must be at least 1")
+    names = [parsed.network, *parsed.compare]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"'{twice}' is given twice; compare different networks")
+    subjects = [_open(name, parsed) for name in names]
+    home = subjects[0].home
+    default = home / "stability" if home else Path("stability-" + names[0].replace("/", "-"))
+    folder = output_path(parsed, default, is_folder=True)
+    console = Console()
+    measured = {one.name: _measure(one, parsed, console) for one in subjects}
+    for name, stability in measured.items():
+        console.print(f"\n{name}: {stability.images} images", highlight=False)
+        console.print(step_table(stability), stage_table(stability))
+        for reason in stability.no_bound:
+            console.print(f"no bound: {reason}", highlight=False, markup=False)
+    if len(measured) > 1:
+        console.print(comparison_table(measured))
+    folder.mkdir(exist_ok=True)
+    for path in _write(folder, subjects, measured):
+        console.print(f"{path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _open(name: str, parsed: Namespace) -> Subject:
+    """Load a network and inputs for it.
+
+    Raises:
+        TimestepperError: there is no such run, file or network, or it can't be loaded.
+    """
+    path = Path(name)
+    if path.is_dir() or (path.is_file() and path.suffix == ".pt"):
+        run = Run(path if path.is_dir() else path.parent.parent)
+        which: Which = "best" if path == run.checkpoints.best else "last"
+        if path.is_file() and path not in (run.checkpoints.last, run.checkpoints.best):
+            raise RunError(f"{path} is not a run's last or best checkpoint; name one of those")
+        trained = load_trained(run, which)
+        if trained.warning:
+            print(f"timestepper: warning: {trained.warning}", file=sys.stderr)
+        return _labelled(name, parsed, trained.network, trained.images, run.folder)
+    if path.is_file():
+        run = Run(path.parent)
+        configuration = run.read_configuration()
+        data = build_data(configuration)
+        network = load_plain(configuration, data, path)
+        return _labelled(name, parsed, network, data, run.folder)
+    torch.manual_seed(parsed.seed)
+    try:
+        network = networks.create(name).eval()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"there is no run or file {name}, and {error}") from None
+    size = _input_size(network, parsed.image_size)
+    generator = torch.Generator().manual_seed(parsed.seed)
+    images = torch.randn(parsed.images, *size, generator=generator)
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    return Subject(name, network, images, labels)
+
+
+def _labelled(
+    name: str, parsed: Namespace, network: nn.Module, data: DataSet, home: Path
+) -> Subject:
+    """Take the first test images of a run's data set."""
+    device = next(network.parameters()).device
+    count = max(FOLLOWED, parsed.images)
+    images, labels = next(iter(data.batches("test", count, device=device)))
+    return Subject(name, network, images, labels, data.classes, home)
+
+
+def _input_size(network: nn.Module, image_size: int | None) -> tuple[int, int, int]:
+    """Give (channels, height, width) of the images that a network takes."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size", (3, 32, 32))
+    if not config and type(network).__module__.startswith("torchvision"):
+        height = width = 224
+    return channels, image_size or height, image_size or width
+
+
+def _measure(subject: Subject, parsed: Namespace, console: Console) -> Stability:
+    """Measure, with a bar that says how far it is."""
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(subject.name)
+        return measure_stability(
+            subject.network,
+            subject.images[: parsed.images],
+            directions=parsed.directions,
+            epsilon=parsed.epsilon,
+            seed=parsed.seed,
+            progress=lambda what, done, of: bar.update(
+                task, description=f"{subject.name}: {what}", completed=done, total=of
+            ),
+        )
+
+
+def _write(
+    folder: Path, subjects: Sequence[Subject], measured: Mapping[str, Stability]
+) -> Iterator[Path]:
+    """Write JSON and plots, and name each file as soon as it is there."""
+    results = {}
+    for number, subject in enumerate(subjects):
+        flows = {
+            label: gradient_flow(subject.network, subject.images, subject.labels, step_size=h)
+            for label, h in _step_sizes(subject).items()
+        }
+        stepped = {label: flow.to_dict() for label, flow in flows.items()}
+        results[subject.name] = measured[subject.name].to_dict() | {"gradient_flow": stepped}
+        suffix = f"-{number + 1}" if len(subjects) > 1 else ""
+        path = folder / f"gradients{suffix}.png"
+        plot_gradient_flow(flows, path)
+        yield path
+    path = folder / "stability.json"
+    write_atomically(path, json.dumps(results, indent=1).encode())
+    yield path
+    path = folder / "growth.png"
+    plot_growth(measured, path)
+    yield path
+    if any(step.eigenvalues for stability in measured.values() for step in stability.steps):
+        path = folder / "eigenvalues.png"
+        plot_eigenvalues(measured, path)
+        yield path
+    # One picture shows the same images on their way through several networks.
+    drawn = [one for one in subjects if one.classes and one.classes == subjects[0].classes]
+    if drawn:
+        path = folder / "trajectories.png"
+        ways = {one.name: trajectory(one.network, one.images[:FOLLOWED]) for one in drawn}
+        plot_trajectory(ways, drawn[0].labels[:FOLLOWED], path, drawn[0].classes)
+        yield path
+
+
+def _step_sizes(subject: Subject) -> dict[str, float | None]:
+    """Name the step sizes with which gradients are followed; None: those that it has."""
+    fixed: dict[str, float | None] = {f"h = {h:g}": h for h in FIXED}
+    if hasattr(subject.network, "time_stepping"):
+        return {"controller": None} | fixed
+    return fixed
