@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from timestepper import networks
 from timestepper.cli.arguments import output_path
 from timestepper.data import DataSet
-from timestepper.errors import ConfigurationError, RunError
+from timestepper.errors import ConfigurationError, RunError, StabilityError
 from timestepper.report import (
     comparison_table,
     plot_eigenvalues,
@@ -125,8 +125,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     if len(measured) > 1:
         console.print(comparison_table(measured))
     folder.mkdir(exist_ok=True)
-    for path in _write(folder, subjects, measured):
-        console.print(f"{path}", highlight=False, soft_wrap=True)
+    for line in _write(folder, subjects, measured):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -202,37 +202,42 @@ def _measure(subject: Subject, parsed: Namespace, console: Console) -> Stability
 
 def _write(
     folder: Path, subjects: Sequence[Subject], measured: Mapping[str, Stability]
-) -> Iterator[Path]:
-    """Write JSON and plots, and name each file as soon as it is there."""
+) -> Iterator[str]:
+    """Write JSON and plots; yield a line for each file as soon as it is there."""
     results = {}
-    for number, subject in enumerate(subjects):
-        flows = {
-            label: gradient_flow(subject.network, subject.images, subject.labels, step_size=h)
-            for label, h in _step_sizes(subject).items()
-        }
+    for number, subject in enumerate(subjects, start=1):
+        flows = {}
+        for label, h in _step_sizes(subject).items():
+            try:
+                flows[label] = gradient_flow(
+                    subject.network, subject.images, subject.labels, step_size=h
+                )
+            except StabilityError as error:
+                # With other step sizes than those it was trained with it may overflow.
+                yield f"no gradients of {subject.name} with {label}: {error}"
         stepped = {label: flow.to_dict() for label, flow in flows.items()}
         results[subject.name] = measured[subject.name].to_dict() | {"gradient_flow": stepped}
-        suffix = f"-{number + 1}" if len(subjects) > 1 else ""
-        path = folder / f"gradients{suffix}.png"
-        plot_gradient_flow(flows, path)
-        yield path
+        if flows:
+            path = folder / (f"gradients-{number}.png" if len(subjects) > 1 else "gradients.png")
+            plot_gradient_flow(flows, path)
+            yield f"plot: {path}"
     path = folder / "stability.json"
-    write_atomically(path, json.dumps(results, indent=1).encode())
-    yield path
+    write_atomically(path, json.dumps(results, indent=1, allow_nan=False).encode())
+    yield f"all numbers: {path}"
     path = folder / "growth.png"
     plot_growth(measured, path)
-    yield path
+    yield f"plot: {path}"
     if any(step.eigenvalues for stability in measured.values() for step in stability.steps):
         path = folder / "eigenvalues.png"
         plot_eigenvalues(measured, path)
-        yield path
+        yield f"plot: {path}"
     # One picture shows the same images on their way through several networks.
     drawn = [one for one in subjects if one.classes and one.classes == subjects[0].classes]
     if drawn:
         path = folder / "trajectories.png"
         ways = {one.name: trajectory(one.network, one.images[:FOLLOWED]) for one in drawn}
         plot_trajectory(ways, drawn[0].labels[:FOLLOWED], path, drawn[0].classes)
-        yield path
+        yield f"plot: {path}"
 
 
 def _step_sizes(subject: Subject) -> dict[str, float | None]:

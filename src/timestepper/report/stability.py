@@ -130,7 +130,7 @@ def plot_eigenvalues(measured: Mapping[str, Stability], path: Path) -> None:
     reach = 1.08 * max(1.0, max(map(abs, every)))
     columns = min(PANELS_PER_ROW, len(measured))
     rows = -(-len(measured) // columns)
-    figure = Figure(figsize=(4.6 * columns + 1.2, 4.8 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns + 1.2, 5.2 * rows), layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = matplotlib.colormaps["viridis"]
     angles = np.linspace(0, 2 * np.pi, 400)

@@ -19,7 +19,7 @@ FEW = 8
 MOST_FEW = 40
 """The most different eigenvalues that are looked for where ARPACK finds too few."""
 RESTARTS = 100
-"""The most restarts in search of eigenvalues; those close to each other may need very many."""
+"""The most restarts of an iteration; values close to each other may need very many."""
 
 
 class Jacobian:
@@ -28,15 +28,16 @@ class Jacobian:
     Args:
         function: twice differentiable, from a tensor to a tensor.
         point: where.
-        tolerance: relative tolerance of its singular values and eigenvalues; by default what the
-            point's dtype allows.
+        tolerance: of the residuals of its singular and eigenvectors, relatively; by default what
+            the rounding of the point's dtype allows. The error of a singular value is of the order
+            of its square.
 
     Attributes:
         shape: numbers that come out and go in.
     """
 
     def __init__(self, function: Function, point: Tensor, tolerance: float | None = None) -> None:
-        exact = 1e-10 if point.dtype == torch.float64 else 1e-6
+        exact = 1e-8 if point.dtype == torch.float64 else 1e-4
         self.tolerance = exact if tolerance is None else tolerance
         with torch.enable_grad():
             self._input = point.detach().clone().requires_grad_()
@@ -89,7 +90,9 @@ class Jacobian:
             return 0.0, anywhere  # ARPACK stumbles over zero.
         operator = self._linear_operator()
         try:
-            _, values, vectors = svds(operator, 1, v0=guess, tol=self.tolerance, solver="arpack")
+            _, values, vectors = svds(
+                operator, 1, v0=guess, tol=self.tolerance, maxiter=RESTARTS, solver="arpack"
+            )
         except ArpackError:
             # It wants more than a few different singular values; the identity has a single one.
             basis, projected = self._invariant_space(operator.H @ operator)

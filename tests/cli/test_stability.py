@@ -1,0 +1,95 @@
+"""``timestepper stability`` as its user sees it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from timestepper.cli import main
+
+TINY = ["--network.name", "cifar_resnet8", "--epochs", "1", "--accelerator", "cpu"]
+
+
+@pytest.fixture
+def runs(capsys):
+    """Train into the folders ``run`` and ``plain``."""
+    assert main(["train", *TINY, "--folder", "run"]) == 0
+    assert main(["train", *TINY, "--folder", "plain", "--stepping.controller", "none"]) == 0
+    capsys.readouterr()
+
+
+def is_picture(path):
+    with Image.open(path) as picture:
+        picture.verify()
+    return True
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_two_runs_side_by_side(runs, capsys):
+    assert main(["stability", "run", "--compare", "plain"]) == 0
+    shown = capsys.readouterr().out
+    assert "layer3.0" in shown
+    assert "growth of a perturbation from y_0 to y_D" in shown
+    pictures = ["eigenvalues.png", "gradients-1.png", "gradients-2.png", "growth.png"]
+    assert names("run/stability") == [*pictures, "stability.json", "trajectories.png"]
+    assert all(is_picture(path) for path in Path("run/stability").glob("*.png"))
+    read = json.loads(Path("run/stability/stability.json").read_text())
+    assert list(read) == ["run", "plain"]
+    assert list(read["run"]["gradient_flow"]) == ["controller", "h = 1", "h = 0.01"]
+    assert list(read["plain"]["gradient_flow"]) == ["h = 1", "h = 0.01"]
+    assert all(0 < step["step_size"] < 1 for step in read["run"]["steps"])
+    assert read["run"]["images"] == 2
+    assert f"{read['run']['worst']:.4g}" in shown
+
+    assert main(["stability", "run"]) == 2
+    assert "run/stability exists already" in capsys.readouterr().err
+    assert main(["stability", "run/folded.safetensors", "--output", "folded"]) == 0
+    folded = json.loads(Path("folded/stability.json").read_text())["run/folded.safetensors"]
+    assert folded["worst"] == read["run"]["worst"]
+    assert main(["stability", "run/checkpoints/last.pt", "--force"]) == 0
+    read = json.loads(Path("run/stability/stability.json").read_text())
+    assert read["run/checkpoints/last.pt"]["worst"] == folded["worst"]
+
+
+def test_a_network_by_name(capsys):
+    arguments = ["stability", "torchvision/resnet18", "--image_size", "32", "--images", "1"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "torchvision/resnet18: 1 image" in shown
+    expected = ["eigenvalues.png", "gradients.png", "growth.png", "stability.json"]
+    assert names("stability-torchvision-resnet18") == expected
+
+
+def test_no_bound_says_why(capsys):
+    arguments = ["stability", "timm/seresnet18", "--image_size", "32", "--images", "1"]
+    assert main([*arguments, "--output", "here"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no bound: mul in layer1.0.se has no Lipschitz constant" in shown
+    assert json.loads(Path("here/stability.json").read_text())["timm/seresnet18"]["bound"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no run or file nowhere, and no network is called 'nowhere'"),
+        (["cifar_resnet8", "--images", "0"], "images is 0; it must be at least 1"),
+        (["cifar_resnet8", "--epsilon", "-1"], "epsilon must be positive"),
+        (["cifar_resnet8", "--compare", "cifar_resnet8"], "'cifar_resnet8' is given twice"),
+        (["timm/vgg11", "--image_size", "32"], "no residual branch was found"),
+        (["cifar_resnet8", "--output", "no/folder"], "there is no folder no"),
+        (["cifar_densenet10_k4"], "Proposition 1 is about residual networks"),
+        (["cifar_resnet8", "--image_size", "0"], "image_size is 0; it must be at least 1"),
+        (["other.pt"], "other.pt is not a run's last or best checkpoint"),
+    ],
+)
+def test_bad_input(arguments, message, capsys):
+    Path("other.pt").write_bytes(b"")
+    assert main(["stability", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert [path.name for path in Path().iterdir()] == ["other.pt"]
