@@ -7,6 +7,7 @@ from timestepper.training.configuration import (
     Configuration,
     OptimizerConfiguration,
     ScheduleConfiguration,
+    StabilityConfiguration,
     SteppingConfiguration,
 )
 from timestepper.training.recipes import (
@@ -48,6 +49,22 @@ IMPOSSIBLE = {
     "schedule.warmup_epochs is -1; it must be >= 0": (
         ScheduleConfiguration,
         {"warmup_epochs": -1},
+    ),
+    "stability.strength is 0.1; it must be 0 without a penalty (or set stability.penalty to": (
+        StabilityConfiguration,
+        {"strength": 0.1},
+    ),
+    "stability.strength is -0.1; it must be greater than 0 and finite with a penalty": (
+        StabilityConfiguration,
+        {"penalty": "bound", "strength": -0.1},
+    ),
+    "stability.strength is 0.0; it must be greater than 0": (
+        StabilityConfiguration,
+        {"penalty": "spectral"},
+    ),
+    "stability.strength is inf; it must be greater than 0": (
+        StabilityConfiguration,
+        {"penalty": "bound", "strength": math.inf},
     ),
     "stepping.reduction is 0; it must be at least 1": (SteppingConfiguration, {"reduction": 0}),
     "unknown controller 'lsmt'; did you mean 'lstm'": (
@@ -96,6 +113,7 @@ def test_values_of_every_kind_survive_writing_and_reading(tmp_path):
     configuration = Configuration(
         stepping=SteppingConfiguration(0.25, 2),
         schedule=ScheduleConfiguration("step", (0.25, 0.5), 0.2, 1),
+        stability=StabilityConfiguration("spectral", 0.01),
         ema_decay=0.99,
         channels_last=True,
     )
@@ -117,6 +135,10 @@ def test_recipe_by_file_and_by_name(tmp_path):
 FILES = {
     "epochs: many": "epochs is 'many'; it must be a whole number",
     "optimizer: {lr: fast}": "optimizer.lr is 'fast'; it must be a number",
+    "stability: {penalty: lipschitz}": (
+        "stability.penalty is 'lipschitz'; it must be one of 'none', 'bound', 'spectral'"
+    ),
+    "stability: {strength: -1}": "stability.strength is -1",
     "channels_last: 3": "channels_last is '3'; it must be true or false",
     "schedule: {milestones: 5}": (
         "schedule.milestones is '5'; it must be a list such as [0.5, 0.75]"

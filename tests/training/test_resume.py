@@ -11,6 +11,7 @@ from timestepper.errors import RunError
 from timestepper.training.configuration import (
     NetworkConfiguration,
     ScheduleConfiguration,
+    StabilityConfiguration,
     SteppingConfiguration,
 )
 
@@ -21,6 +22,9 @@ SETTINGS = {
     "step-schedule": {"schedule": ScheduleConfiguration("step"), "seed": 3},
     # Drop path draws from torch's generator in every step.
     "drop-path": {"network": NetworkConfiguration("timm/resnet10t", {"drop_path_rate": 0.5})},
+    # Each power iteration goes on from the one before.
+    "bound": {"stability": StabilityConfiguration("bound", 0.01)},
+    "spectral": {"stability": StabilityConfiguration("spectral", 0.01), "ema_decay": 0.9},
     "bfloat16": {"precision": "bf16-mixed", "channels_last": True},
 }
 
@@ -114,4 +118,17 @@ def test_another_ema_setting_is_refused(monkeypatch):
     path = Path("run/configuration.yaml")
     path.write_text(path.read_text().replace("ema_decay: null", "ema_decay: 0.5"))
     with pytest.raises(RunError, match="another ema_decay"):
+        start("run", resume=True)
+
+
+@pytest.mark.parametrize("strength", ["strength: 0.0", "strength: 0.01"])
+def test_another_stability_penalty_is_refused(strength, monkeypatch):
+    penalised = {"stability": StabilityConfiguration("bound", 0.01)}
+    interrupt("run", monkeypatch, 3, **({} if strength == "strength: 0.01" else penalised))
+    path = Path("run/configuration.yaml")
+    penalty = "none" if strength == "strength: 0.0" else "bound"
+    other = f"stability:\n  penalty: {penalty}\n  {strength}\n"
+    head, _, rest = path.read_text().partition("stability:\n")
+    path.write_text(head + other + rest.split("\n", 2)[2])
+    with pytest.raises(RunError, match=r"another stability\.penalty"):
         start("run", resume=True)

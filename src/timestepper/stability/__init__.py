@@ -7,12 +7,14 @@ from timestepper.stability.measure import (
     StepStability,
     measure_stability,
 )
+from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stability.trajectories import Trajectory, trajectory
 from timestepper.stability.unrolled import UnrolledNetwork, unroll
 
 __all__ = [
     "GradientFlow",
     "Stability",
+    "StabilityPenalty",
     "StageStability",
     "StepStability",
     "Trajectory",

@@ -84,6 +84,8 @@ STATISTICS = {"native_layer_norm": (2, 4), "native_group_norm": (1, 7)}
 NormOf = Callable[[Function, Tensor], Tensor]
 """Spectral norm of a linear function, given with a tensor of the shape that it takes."""
 
+_ZERO = torch.zeros((), dtype=torch.float64)
+
 
 def spectral_norm(function: Function, example: Tensor) -> Tensor:
     """Compute the spectral norm of a function's linear part; float64, of shape ()."""
@@ -99,6 +101,7 @@ class Lipschitz:
         values: results of its operations on one input; only their shapes matter.
         tensors: parameters to use instead of the network's own, by name.
         norm_of: what computes the norm of a run of affine operations.
+        zero: log 1, in the precision and on the device that the norms come in.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Lipschitz:
         values: Values,
         tensors: Mapping[str, Tensor] | None = None,
         norm_of: NormOf = spectral_norm,
+        zero: Tensor = _ZERO,
     ) -> None:
         self.unrolled = unrolled
         self.operations = unrolled.trace.operations
@@ -115,12 +119,13 @@ class Lipschitz:
         self.states = {step.state for step in unrolled.steps}
         self.states |= {step.start for step in unrolled.steps}
         self.norm_of = norm_of
+        self.zero = zero
         self.base: Lipschitz | None = None
         self.log_norms: dict[tuple[int, int], Tensor] = {}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Lipschitz:
         """Exchange parameters; norms that don't depend on them are not computed again."""
-        other = Lipschitz(self.unrolled, self.values, tensors, self.norm_of)
+        other = Lipschitz(self.unrolled, self.values, tensors, self.norm_of, self.zero)
         other.base = self
         return other
 
@@ -138,8 +143,8 @@ class Lipschitz:
             StabilityError: an operation between them has no Lipschitz constant.
         """
         if start == end:
-            return _zero()
-        known = {start: _zero()}
+            return self.zero
+        known = {start: self.zero}
         waiting = [end]
         while waiting:
             index = waiting[-1]
@@ -193,7 +198,7 @@ class Lipschitz:
     def _combine(self, index: int, sources: dict[int, Tensor]) -> Tensor:
         operation = self.operations[index]
         if not sources:
-            return _zero().log()
+            return self.zero.log()
         if self._is_affine(operation):
             ((source, constant),) = sources.items()
             return constant + self._log_norm(source, index)
@@ -209,7 +214,9 @@ class Lipschitz:
         if len(uses) == 1:
             slope = self._slope(operation)
             if slope is not None:
-                return constants[0] + math.log(slope)
+                # A norm's slope follows its gain, which may be trained.
+                log = slope.log() if isinstance(slope, Tensor) else math.log(slope)
+                return constants[0] + log
         raise StabilityError(
             f"{operation.short_name} in {operation.module or 'the network'} has no Lipschitz "
             "constant: what it multiplies or normalises comes from the features themselves"
@@ -219,7 +226,7 @@ class Lipschitz:
         """Compute the spectral norm of a run of affine operations."""
         run = self.unrolled.between(source, [index])
         if all(operation.kind in ISOMETRIES for operation in run):
-            return _zero()
+            return self.zero
         if self.base is not None and not any(name in self.tensors for name in _parameters(run)):
             return self.base._log_norm(source, index)
         key = source, index
@@ -228,7 +235,7 @@ class Lipschitz:
             self.log_norms[key] = self.norm_of(function, self.values[source]).log()
         return self.log_norms[key]
 
-    def _slope(self, operation: Operation) -> float | None:
+    def _slope(self, operation: Operation) -> float | Tensor | None:
         """Give the Lipschitz constant of an operation with one input that isn't affine."""
         args = operation.call.args
         name = operation.short_name
@@ -245,8 +252,9 @@ class Lipschitz:
             # max |γ| / √ε: steepest where the input is flat.
             gain, epsilon = (args[place] for place in STATISTICS[name])
             gain = self.unrolled.trace.rebind(gain, self.tensors)
-            largest = 1.0 if gain is None else gain.abs().max().item()
-            return float(largest / math.sqrt(epsilon))
+            largest = self.zero.exp() if gain is None else gain.abs().max().to(self.zero)
+            # A branch may start at zero, where the logarithm has no gradient.
+            return largest.clamp_min(torch.finfo(largest.dtype).tiny) / math.sqrt(epsilon)
         return None
 
 
@@ -270,7 +278,3 @@ def _windows(size: list[int], stride: list[int] | None = None, *_: Any) -> int:
     steps = stride or size
     pairs = zip(size * (2 // len(size)), steps * (2 // len(steps)), strict=True)
     return math.prod(-(-length // step) for length, step in pairs)
-
-
-def _zero() -> Tensor:
-    return torch.zeros((), dtype=torch.float64)

@@ -11,6 +11,7 @@ from torch import nn
 from timestepper import data, networks
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError
+from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stepping import attach
 from timestepper.training.configuration import Configuration
 
@@ -96,6 +97,27 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
     if configuration.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def build_penalty(
+    configuration: Configuration, network: nn.Module, images: DataSet
+) -> StabilityPenalty | None:
+    """Build what is added to the loss for stability, if anything is.
+
+    Args:
+        configuration: the training's.
+        network: the network, on its device.
+        images: what it is trained on.
+
+    Raises:
+        NoBranchError: the network has no residual branch.
+        StabilityError: a branch has no bound.
+    """
+    kind = configuration.stability.penalty
+    if kind == "none":
+        return None
+    example = next(network.parameters()).new_zeros(1, images.channels, *images.image_size)
+    return StabilityPenalty(network, example, kind)
 
 
 def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.optim.SGD:

@@ -138,6 +138,32 @@ class ScheduleConfiguration:
 
 
 @dataclass(frozen=True)
+class StabilityConfiguration:
+    """What is added to the loss so that perturbations grow less.
+
+    Args:
+        penalty: bound (logarithm of Eq. 7 over the branches), spectral (half the sum of the
+            branches' squared spectral norms, without step sizes) or none.
+        strength: factor of the penalty.
+    """
+
+    penalty: Literal["none", "bound", "spectral"] = "none"
+    strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.penalty == "none":
+            demand = "0 without a penalty (or set stability.penalty to bound or spectral)"
+            _require(self.strength == 0, "stability.strength", self.strength, demand)
+        else:
+            _require(
+                0 < self.strength < math.inf,
+                "stability.strength",
+                self.strength,
+                "greater than 0 and finite with a penalty",
+            )
+
+
+@dataclass(frozen=True)
 class Configuration:
     """A training.
 
@@ -147,6 +173,7 @@ class Configuration:
         data: the images.
         optimizer: the optimizer.
         schedule: its learning rate.
+        stability: what is added to the loss.
         epochs: passes over the training images.
         batch_size: images of one optimizer step, over all processes.
         seed: of weights, order and augmentation.
@@ -163,6 +190,7 @@ class Configuration:
     data: DataConfiguration = field(default_factory=DataConfiguration)
     optimizer: OptimizerConfiguration = field(default_factory=OptimizerConfiguration)
     schedule: ScheduleConfiguration = field(default_factory=ScheduleConfiguration)
+    stability: StabilityConfiguration = field(default_factory=StabilityConfiguration)
     epochs: int = 30
     batch_size: int = 64
     seed: int = 0

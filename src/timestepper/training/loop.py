@@ -21,6 +21,7 @@ from timestepper.training.build import (
     build_fabric,
     build_network,
     build_optimizer,
+    build_penalty,
 )
 from timestepper.training.configuration import Configuration
 from timestepper.training.evaluation import Meter, Scores, evaluate
@@ -123,6 +124,8 @@ class Trainer:
         self.network = build_network(configuration, images).to(fabric.device)
         decay = configuration.ema_decay
         self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
+        self.penalty = build_penalty(configuration, self.network, images)
+        self.last_penalty: Tensor | None = None
         optimizer = build_optimizer(configuration, self.network)
         module: Any = torch.compile(self.network) if configuration.compile else self.network
         self.module, self.optimizer = fabric.setup(module, optimizer)
@@ -216,16 +219,32 @@ class Trainer:
             group["lr"] = lr
         if self.configuration.channels_last:
             inputs = inputs.to(memory_format=torch.channels_last)
+        weighted_penalty = self._weighted_penalty()
         outputs = self.module(inputs)
         losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
         loss = losses.mean()
         self.optimizer.zero_grad()
-        self.fabric.backward(loss)
+        self.fabric.backward(loss if weighted_penalty is None else loss + weighted_penalty)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.network)
         self.meter.update(losses.detach(), outputs.detach(), labels)
         return loss.detach()
+
+    def _weighted_penalty(self) -> Tensor | None:
+        """Compute what this step adds to the loss, the same in each process."""
+        if self.penalty is None:
+            return None
+        self._share_statistics(self.network)
+        penalty = self.penalty()
+        self.last_penalty = penalty.detach()
+        return self.configuration.stability.strength * penalty
+
+    def _share_statistics(self, network: nn.Module) -> None:
+        """Give all processes, each of which has seen other images, the first one's statistics."""
+        if self.fabric.world_size > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def _require_finite(self, losses: list[Tensor]) -> None:
         """Raise RunError if one of the last losses, on any process, is not finite."""
@@ -252,10 +271,8 @@ class Trainer:
     def _end_epoch(self, images_per_second: float, events: Events | None) -> None:
         """Evaluate, write everything down, go on to the next epoch."""
         trained = self.meter.compute()
-        if self.fabric.world_size > 1:
-            # Each process has seen other images: all evaluate with the statistics that are saved.
-            for buffer in self.trained.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        # All evaluate with the statistics that are saved.
+        self._share_statistics(self.trained)
         tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH)
         if not math.isfinite(tested.loss):
             self._stop(f"the test loss is {tested.loss}")
@@ -271,11 +288,13 @@ class Trainer:
 
     def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
         times = evolution_time(self.trained) if hasattr(self.trained, "time_stepping") else {}
+        penalty = {} if self.last_penalty is None else {"penalty": self.last_penalty.item()}
         return {
             "epoch": self.epoch + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
+            **penalty,
             "test_loss": tested.loss,
             "test_accuracy": tested.accuracy,
             "images_per_second": images_per_second,
@@ -287,6 +306,7 @@ class Trainer:
         state = {
             "network": self.network.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "penalty": None if self.penalty is None else self.penalty.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "meter": self.meter.state_dict(),
             "generators": self._generators(),
@@ -321,9 +341,16 @@ class Trainer:
                 "the checkpoint was written with another ema_decay; put back the "
                 f"configuration that {self.run.configuration} had"
             )
+        if (state.get("penalty") is None) != (self.penalty is None):
+            raise RunError(
+                "the checkpoint was written with another stability.penalty; put back the "
+                f"configuration that {self.run.configuration} had"
+            )
         load_weights(self.network, state["network"])
         if self.ema is not None:
             load_weights(self.ema.module, state["ema"])
+        if self.penalty is not None:
+            self.penalty.load_state_dict(state["penalty"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.meter.load_state_dict(state["meter"])
         self.epoch, self.batch = state["epoch"], state["batch"]
