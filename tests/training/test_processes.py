@@ -9,6 +9,10 @@ import pytest
 import torch
 from trainings import checkpoint
 
+from timestepper import data
+from timestepper.stability import StabilityPenalty
+from timestepper.training.build import build_network
+from timestepper.training.configuration import Configuration, NetworkConfiguration
 from timestepper.training.evaluation import evaluate
 from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
@@ -24,6 +28,38 @@ names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/co
 print("left:", *(name for name in names if "gloo" in name), file=sys.stderr)
 sys.exit(status)
 """
+ONE_STEP = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from timestepper import data
+from timestepper.training.build import build_fabric
+from timestepper.training.configuration import *
+from timestepper.training.loop import Trainer
+from timestepper.training.run import Run
+
+plain = Configuration(
+    network=NetworkConfiguration("cifar_resnet8"), accelerator="cpu", batch_size=32
+)
+fabric = build_fabric(plain)
+found = {}
+for strength in (0.0, 10.0):
+    stability = StabilityConfiguration("bound", strength) if strength else StabilityConfiguration()
+    configuration = replace(plain, stability=stability)
+    trainer = Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
+    batches = iter(trainer.batches(0))
+    trainer._step(*next(batches))
+    found[strength] = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
+for _ in range(5):
+    trainer._step(*next(batches))
+found["penalty"] = trainer.last_penalty
+found["vectors"] = trainer.penalty.vectors
+torch.save(found, f"process{fabric.global_rank}.pt")
+if fabric.world_size > 1:
+    torch.distributed.destroy_process_group()
+"""
 SETTINGS = ("--network.name", "cifar_resnet8", "--accelerator", "cpu", "--epochs", "2")
 
 
@@ -32,13 +68,14 @@ def _one_thread_each(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def torchrun(*arguments):
+def torchrun(*arguments, program=COMMAND):
     command = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    return [*command, sys.executable, "-c", COMMAND, "train", *arguments]
+    return [*command, sys.executable, "-c", program, "train", *arguments]
 
 
-def run(*arguments):
-    return subprocess.run(torchrun(*arguments), capture_output=True, text=True, timeout=300)
+def run(*arguments, program=COMMAND):
+    command = torchrun(*arguments, program=program)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_train_one_network():
@@ -57,11 +94,30 @@ def test_two_processes_train_one_network():
     assert scores.accuracy > 0.5
 
 
+def test_the_stability_penalty_counts_as_much_on_two_processes_as_on_one():
+    done = run(program=ONE_STEP)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(f"process{rank}.pt", weights_only=True) for rank in (0, 1))
+    configuration = Configuration(network=NetworkConfiguration("cifar_resnet8"))
+    network = build_network(configuration, data.load("digits"))
+    StabilityPenalty(network, torch.zeros(1, 1, 8, 8))().backward()
+    for name, parameter in network.named_parameters():
+        added = first[10.0][name] - first[0.0][name]
+        expected = torch.zeros_like(added) if parameter.grad is None else 10 * parameter.grad
+        assert torch.allclose(added, expected, rtol=1e-4, atol=1e-5), name
+        assert torch.equal(first[10.0][name], second[10.0][name])
+    # Each process has seen other images, but they agree about the penalty.
+    assert torch.equal(first["penalty"], second["penalty"])
+    for one, other in zip(first["vectors"], second["vectors"], strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.slow
 def test_two_processes_are_stopped_and_go_on_bit_for_bit():
     """The options include drop path, so that each process has a generator state of its own."""
     dropping = ("--network.name", "timm/resnet10t", "--network.options.drop_path_rate", "0.5")
-    settings = (*SETTINGS, *dropping)
+    penalised = ("--stability.penalty", "bound", "--stability.strength", "0.01")
+    settings = (*SETTINGS, *dropping, *penalised)
     assert run(*settings, "--folder", "unbroken").returncode == 0
     pipe = subprocess.PIPE
     with subprocess.Popen(
