@@ -263,9 +263,10 @@ class Trainer:
             if self.run.checkpoints.last.exists()
             else "there is no checkpoint yet"
         )
+        weaker = "" if self.penalty is None else "a smaller stability.strength, "
         raise RunError(
-            f"{what} in epoch {self.epoch + 1}{where}; {kept}; try a smaller optimizer.lr or more "
-            "schedule.warmup_epochs"
+            f"{what} in epoch {self.epoch + 1}{where}; {kept}; try {weaker}a smaller optimizer.lr "
+            "or more schedule.warmup_epochs"
         )
 
     def _end_epoch(self, images_per_second: float, events: Events | None) -> None:
