@@ -148,10 +148,10 @@ def differences(network, parameter, kind, width=1e-5):
 def test_one_iteration_for_each_step_follows_a_network_in_training(kind):
     network = make_small("lstm").eval()
     penalty = StabilityPenalty(network, example(), kind)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=3e-4, momentum=0.9)
     random = torch.Generator().manual_seed(1)
     first = reference(network, kind)
-    for _ in range(100):
+    for _ in range(200):
         value = penalty()
         exact = reference(network, kind)
         # Never above; below by more only while two singular values change places.
