@@ -19,15 +19,6 @@ CONTROLLERS = {"plain": None, "lstm": "lstm", "indp": "indp"}
 KINDS = ("bound", "spectral")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Operations as small as these wait for a second thread longer than they take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Block(nn.Module):
     def __init__(self, channels):
         super().__init__()

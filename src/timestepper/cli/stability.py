@@ -105,8 +105,10 @@ class Subject:
 
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Measure, print the tables, write JSON and plots."""
-    if parsed.images < 1:
-        raise ConfigurationError(f"images is {parsed.images}; it must be at least 1")
+    for name in ("images", "image_size"):
+        number = getattr(parsed, name)
+        if number is not None and number < 1:
+            raise ConfigurationError(f"{name} is {number}; it must be at least 1")
     names = [parsed.network, *parsed.compare]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
