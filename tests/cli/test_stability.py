@@ -47,6 +47,11 @@ def test_two_runs_side_by_side(runs, capsys):
 
     assert main(["stability", "run"]) == 2
     assert "run/stability exists already" in capsys.readouterr().err
+    Path("run").rename("_$a$[red]")  # names that mean something to what shows them
+    assert main(["stability", "_$a$[red]", "--force"]) == 0
+    assert "_$a$[red]: 2 images" in capsys.readouterr().out
+    assert "gradients-1.png" not in names("_$a$[red]/stability")
+    Path("_$a$[red]").rename("run")
     assert main(["stability", "run/folded.safetensors", "--output", "folded"]) == 0
     folded = json.loads(Path("folded/stability.json").read_text())["run/folded.safetensors"]
     assert folded["worst"] == read["run"]["worst"]
@@ -77,12 +82,15 @@ def test_no_bound_says_why(capsys):
     [
         (["nowhere"], "there is no run or file nowhere, and no network is called 'nowhere'"),
         (["cifar_resnet8", "--images", "0"], "images is 0; it must be at least 1"),
-        (["cifar_resnet8", "--epsilon", "-1"], "epsilon must be positive"),
+        (["cifar_resnet8", "--epsilon", "-1"], "epsilon must be from"),
         (["cifar_resnet8", "--compare", "cifar_resnet8"], "'cifar_resnet8' is given twice"),
         (["timm/vgg11", "--image_size", "32"], "no residual branch was found"),
         (["cifar_resnet8", "--output", "no/folder"], "there is no folder no"),
         (["cifar_densenet10_k4"], "Proposition 1 is about residual networks"),
         (["cifar_resnet8", "--image_size", "0"], "image_size is 0; it must be at least 1"),
+        (["cifar_resnet8", "--seed", "99999999999999999999"], "must be from 0 to 2^63 - 1"),
+        (["timm/test_vit", "--image_size", "30"], "timm/test_vit does not classify images of"),
+        (["cifar_resnet8", "--compare", "./cifar_resnet8"], "'cifar_resnet8' is given twice"),
         (["other.pt"], "other.pt is not a run's last or best checkpoint"),
     ],
 )

@@ -49,6 +49,9 @@ SCALAR = {
     "leaky relu": lambda x: functional.leaky_relu(x, 0.3),
     "steep leaky relu": lambda x: functional.leaky_relu(x, 1.7),
     "elu": lambda x: functional.elu(x, 2.0),
+    "elu of small slope": lambda x: functional.elu(x, 0.5),
+    "celu": lambda x: functional.celu(x, 2.0),
+    "prelu": lambda x: functional.prelu(x, torch.tensor([1.3])),
     "selu": functional.selu,
     "gelu": functional.gelu,
     "gelu by tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -77,31 +80,55 @@ def test_slopes_of_functions_of_each_value(name):
     assert steepest * (1 - 1e-9) <= found <= steepest * 1.001
 
 
-@pytest.mark.parametrize("size", range(1, 5))
+@pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("stride", range(1, 5))
-def test_max_pooling(size, stride):
+@pytest.mark.parametrize("size", range(1, 5))
+def test_max_pooling(size, stride, dilation):
     """One value may be the largest of several windows: each of them counts."""
-    image = torch.zeros(1, 1, 12, 12)
+
+    def pool(x):
+        return functional.max_pool2d(x, size, stride, dilation=dilation)
+
+    image = torch.zeros(1, 1, 40, 40)
     reached = 0.0
-    for row, column in itertools.product(range(4, 8), repeat=2):
+    for row, column in itertools.product(range(16, 21), repeat=2):
         image.zero_()[..., row, column] = 1.0
-        reached = max(reached, functional.max_pool2d(image, size, stride).norm().item())
-    network = nn.Sequential(nn.MaxPool2d(size, stride), nn.Conv2d(1, 1, 1, bias=False))
-    nn.init.ones_(network[1].weight)
+        reached = max(reached, pool(image).norm().item())
+    found = constant(lambda x: pool(x).mean((2, 3), keepdim=True).expand_as(x), image)
+    outputs = pool(image).numel()
+    # Mean and expansion have a norm of √(inputs / outputs).
+    assert found == pytest.approx(reached * math.sqrt(image.numel() / outputs))
 
-    class Pooled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = network
 
-        def forward(self, x):
-            return functional.max_pool2d(x, size, stride) + self.body(x)
+def test_adaptive_max_pooling():
+    example = torch.randn(1, 4, 6, 6)
 
-    branch = Branch("", "stage", ("body.1",), ("body.1",))
-    unrolled = unroll(Pooled().eval(), image, [branch])
-    (step,) = unrolled.steps
-    found = Lipschitz(unrolled, unrolled.evaluate(image)).log_constant(step.start, step.end)
-    assert found.exp().item() == pytest.approx(reached)
+    def pool(size):
+        pooled = functional.adaptive_max_pool2d
+        return lambda x: functional.interpolate(pooled(x, size), x.shape[-2:])
+
+    assert constant(pool(3), example) == pytest.approx(2)  # each of the values, four times
+    with pytest.raises(StabilityError, match="adaptive_max_pool2d"):
+        constant(pool(4), example)
+
+
+def test_what_is_broadcast_counts_as_often_as_it_is_added():
+    example = torch.randn(1, 4, 3, 3)
+
+    def mean(x):
+        return x.mean((2, 3), keepdim=True)
+
+    assert constant(lambda x: x + mean(x), example) == pytest.approx(2)
+    assert constant(lambda x: torch.maximum(0.01 * x, mean(x)), example) == pytest.approx(1.01)
+
+
+def test_factors_of_sums():
+    example = torch.randn(1, 4, 3, 3)
+    fixed = torch.randn(1, 4, 3, 3)
+    alpha = torch.add
+    assert constant(lambda x: alpha(fixed, x.relu(), alpha=3), example) == pytest.approx(3)
+    assert constant(lambda x: torch.sub(x, x.relu(), alpha=2), example) == pytest.approx(3)
+    assert constant(lambda x: alpha(x, x.relu(), alpha=0), example) == pytest.approx(1)
 
 
 NORMS = {

@@ -156,6 +156,40 @@ def test_step_whose_branch_is_zero():
     assert (step.lipschitz, step.jacobian_norm) == (0.0, 0.0)
 
 
+def test_growth_of_nothing_and_of_more_than_a_float_holds():
+    """A transition of zeros ends every perturbation; large weights make the bound overflow."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(Body(3, scale) for scale in (1.0, 1e120))
+            self.between = nn.Conv2d(3, 3, 1, bias=False)
+
+        def forward(self, x):
+            x = self.between(self.blocks[0](x).relu())
+            return self.blocks[1](x).tanh()
+
+    class Body(nn.Module):
+        def __init__(self, width, scale):
+            super().__init__()
+            parts = [nn.Conv2d(width, width, 1, bias=False) for _ in range(3)]
+            for part in parts:
+                nn.init.dirac_(part.weight)
+                part.weight.data *= scale
+            self.body = nn.Sequential(parts[0], nn.ReLU(), parts[1], nn.ReLU(), parts[2])
+
+        def forward(self, x):
+            return x + self.body(x)
+
+    network = Net().eval()
+    nn.init.zeros_(network.between.weight)
+    measured = measure_stability(network, torch.randn(1, 3, 6, 6), directions=1)
+    assert measured.bound == -math.inf
+    assert measured.worst == 0
+    assert measured.steps[1].factor == math.inf
+    json.dumps(measured.to_dict(), allow_nan=False)
+
+
 def test_bad_input(network):
     images = torch.randn(1, 3, 8, 8)
     for wrong, message in (
@@ -165,8 +199,11 @@ def test_bad_input(network):
     ):
         with pytest.raises(StabilityError, match=message):
             measure_stability(network, wrong)
-    with pytest.raises(StabilityError, match="epsilon must be positive"):
-        measure_stability(network, images, epsilon=0)
+    for epsilon in (0, 1e-9, 1e38, math.nan):
+        with pytest.raises(StabilityError, match="epsilon must be from"):
+            measure_stability(network, images, epsilon=epsilon)
+    with pytest.raises(StabilityError, match="directions must be at least 1"):
+        measure_stability(network, images, directions=0)
     with pytest.raises(NoBranchError, match=r"failed on inputs of shape \(1, 5, 8, 8\)"):
         measure_stability(network, torch.randn(1, 5, 8, 8))
     with pytest.raises(StabilityError, match="training mode"):

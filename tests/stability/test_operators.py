@@ -6,6 +6,7 @@ import torch
 from dense_matrices import jacobian, matrix, norm
 from torch import nn
 
+from timestepper.errors import StabilityError
 from timestepper.stability.operators import Jacobian
 
 
@@ -85,3 +86,16 @@ def test_operator_that_is_zero():
     constant = Jacobian(lambda x: torch.ones(20), torch.zeros(20))
     assert constant.spectral_norm() == 0
     assert constant.eigenvalues(2, shift=1.0) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dense_spectrum(dtype):
+    """Thousands of singular values lie next to the largest, as of a scale for each position."""
+    scales = torch.linspace(0.5, 1, 5000, dtype=dtype)
+    operator = Jacobian(lambda x: x * scales, torch.zeros(5000, dtype=dtype))
+    try:
+        found = operator.spectral_norm()
+    except StabilityError as error:
+        assert "did not converge" in str(error)  # noqa: PT017 - both are honest
+    else:
+        assert found == pytest.approx(1, abs=operator.tolerance)

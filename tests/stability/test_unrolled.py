@@ -120,6 +120,28 @@ class Writes(nn.Module):
         return x
 
 
+class Reads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block(3)
+
+    def forward(self, x):
+        return self.block(x) * x.abs().max().item()
+
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block(3)
+
+    def forward(self, x):
+        return {"features": self.block(x), "loss": None, "count": 3}
+
+
+def test_networks_of_several_outputs():
+    assert len(unroll(Several().eval(), torch.randn(1, 3, 8, 8)).steps) == 1
+
+
 def test_refusals():
     images = torch.randn(1, 3, 8, 8)
     network = nn.Sequential(Block(3), nn.Flatten(), nn.Linear(192, 2))
@@ -130,6 +152,8 @@ def test_refusals():
         unroll(network, images).evaluate(torch.randn(1, 3, 9, 9))
     with pytest.raises(StabilityError, match="can't be repeated"):
         unroll(Writes().eval(), images)
+    with pytest.raises(StabilityError, match="reads numbers out of its features"):
+        unroll(Reads().eval(), images)
     with pytest.raises(StabilityError, match="concatenation"):
         unroll(create("cifar_densenet10_k4", num_classes=3).eval(), torch.randn(1, 3, 32, 32))
     with torch.no_grad():

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from timestepper import networks
 from timestepper.cli.arguments import output_path
 from timestepper.data import DataSet
-from timestepper.errors import ConfigurationError, RunError, StabilityError
+from timestepper.errors import ConfigurationError, RunError, TimestepperError
 from timestepper.report import (
     comparison_table,
     plot_eigenvalues,
@@ -27,7 +29,13 @@ from timestepper.report import (
     stage_table,
     step_table,
 )
-from timestepper.stability import Stability, gradient_flow, measure_stability, trajectory
+from timestepper.stability import (
+    GradientFlow,
+    Stability,
+    gradient_flow,
+    measure_stability,
+    trajectory,
+)
 from timestepper.training.build import build_data
 from timestepper.training.checkpoints import Which
 from timestepper.training.folded import load_plain
@@ -40,10 +48,13 @@ EXAMPLES = (
     "timestepper stability runs/mine/checkpoints/best.pt --images 4 --output stability --force",
     "timestepper stability torchvision/resnet18 --image_size 64",
 )
+SMALL = 64
+"""Height and width of random images."""
 FIXED = (1.0, 0.01)
 """Step sizes beside the controller's along which gradients are followed (paper, Eq. 8)."""
 FOLLOWED = 100
-"""Test images whose trajectories are drawn."""
+"""Test images whose gradients and trajectories are followed; fewer of larger ones than these:"""
+FOLLOWED_SIZE = 32
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -68,8 +79,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image_size",
         type=int | None,
-        help="height and width of the images of networks that are given by name; by default the "
-        "network's own",
+        help="height and width of the images of networks that are given by name; by default "
+        f"{SMALL}, or what the network insists on",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     parser.add_argument(
@@ -109,8 +120,11 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         number = getattr(parsed, name)
         if number is not None and number < 1:
             raise ConfigurationError(f"{name} is {number}; it must be at least 1")
+    if not 0 <= parsed.seed < 2**63:
+        raise ConfigurationError(f"seed is {parsed.seed}; it must be from 0 to 2^63 - 1")
     names = [parsed.network, *parsed.compare]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    places = [Path(name).resolve() for name in names]
+    twice = next((n for n, p in zip(names, places, strict=True) if places.count(p) > 1), None)
     if twice is not None:
         raise ConfigurationError(f"'{twice}' is given twice; compare different networks")
     subjects = [_open(name, parsed) for name in names]
@@ -120,13 +134,16 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     console = Console()
     measured = {one.name: _measure(one, parsed, console) for one in subjects}
     for name, stability in measured.items():
-        console.print(f"\n{name}: {stability.images} images", highlight=False)
+        console.print(f"\n{name}: {stability.images} images", highlight=False, markup=False)
         console.print(step_table(stability), stage_table(stability))
         for reason in stability.no_bound:
             console.print(f"no bound: {reason}", highlight=False, markup=False)
     if len(measured) > 1:
         console.print(comparison_table(measured))
     folder.mkdir(exist_ok=True)
+    for pattern in ("*.png", "stability.json"):
+        for old in folder.glob(pattern):  # Pictures of fewer networks may have other names.
+            old.unlink()
     for line in _write(folder, subjects, measured):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -162,8 +179,14 @@ def _open(name: str, parsed: Namespace) -> Subject:
     size = _input_size(network, parsed.image_size)
     generator = torch.Generator().manual_seed(parsed.seed)
     images = torch.randn(parsed.images, *size, generator=generator)
-    with torch.no_grad():
-        labels = network(images).argmax(1)
+    try:
+        with torch.no_grad():
+            labels = network(images).argmax(1)
+    except Exception as error:  # whatever a library's network raises for a size
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(
+            f"{name} does not classify images of shape {size}: {reason}; try --image_size"
+        ) from error
     return Subject(name, network, images, labels)
 
 
@@ -172,24 +195,26 @@ def _labelled(
 ) -> Subject:
     """Take the first test images of a run's data set."""
     device = next(network.parameters()).device
-    count = max(FOLLOWED, parsed.images)
+    # Gradients and trajectories keep what every operation makes of each image.
+    pixels = data.image_size[0] * data.image_size[1]
+    count = max(parsed.images, min(FOLLOWED, FOLLOWED * FOLLOWED_SIZE**2 // pixels))
     images, labels = next(iter(data.batches("test", count, device=device)))
     return Subject(name, network, images, labels, data.classes, home)
 
 
 def _input_size(network: nn.Module, image_size: int | None) -> tuple[int, int, int]:
-    """Give (channels, height, width) of the images that a network takes."""
+    """Give (channels, height, width) of images that a network takes, small ones if it can."""
     config = getattr(network, "pretrained_cfg", None) or {}
-    channels, height, width = config.get("input_size", (3, 32, 32))
-    if not config and type(network).__module__.startswith("torchvision"):
-        height = width = 224
-    return channels, image_size or height, image_size or width
+    channels, height, width = config.get("input_size", (3, SMALL, SMALL))
+    if image_size or not config.get("fixed_input_size"):
+        height = width = image_size or SMALL
+    return channels, height, width
 
 
 def _measure(subject: Subject, parsed: Namespace, console: Console) -> Stability:
     """Measure, with a bar that says how far it is."""
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(subject.name)
+        task = bar.add_task(escape(subject.name))
         return measure_stability(
             subject.network,
             subject.images[: parsed.images],
@@ -197,7 +222,7 @@ def _measure(subject: Subject, parsed: Namespace, console: Console) -> Stability
             epsilon=parsed.epsilon,
             seed=parsed.seed,
             progress=lambda what, done, of: bar.update(
-                task, description=f"{subject.name}: {what}", completed=done, total=of
+                task, description=f"{escape(subject.name)}: {what}", completed=done, total=of
             ),
         )
 
@@ -206,40 +231,58 @@ def _write(
     folder: Path, subjects: Sequence[Subject], measured: Mapping[str, Stability]
 ) -> Iterator[str]:
     """Write JSON and plots; yield a line for each file as soon as it is there."""
-    results = {}
-    for number, subject in enumerate(subjects, start=1):
-        flows = {}
-        for label, h in _step_sizes(subject).items():
+    flows: dict[str, dict[str, GradientFlow]] = {one.name: {} for one in subjects}
+    for one in subjects:
+        for label, h in _step_sizes(one).items():
             try:
-                flows[label] = gradient_flow(
-                    subject.network, subject.images, subject.labels, step_size=h
+                flows[one.name][label] = gradient_flow(
+                    one.network, one.images, one.labels, step_size=h
                 )
-            except StabilityError as error:
+            except TimestepperError as error:
                 # With other step sizes than those it was trained with it may overflow.
-                yield f"no gradients of {subject.name} with {label}: {error}"
-        stepped = {label: flow.to_dict() for label, flow in flows.items()}
-        results[subject.name] = measured[subject.name].to_dict() | {"gradient_flow": stepped}
-        if flows:
-            path = folder / (f"gradients-{number}.png" if len(subjects) > 1 else "gradients.png")
-            plot_gradient_flow(flows, path)
-            yield f"plot: {path}"
+                yield f"no gradients of {one.name} with {label}: {error}"
+    results = {
+        name: stability.to_dict()
+        | {"gradient_flow": {label: flow.to_dict() for label, flow in flows[name].items()}}
+        for name, stability in measured.items()
+    }
     path = folder / "stability.json"
     write_atomically(path, json.dumps(results, indent=1, allow_nan=False).encode())
     yield f"all numbers: {path}"
-    path = folder / "growth.png"
-    plot_growth(measured, path)
-    yield f"plot: {path}"
+    for picture, draw in _pictures(subjects, measured, flows):
+        try:
+            draw(folder / picture)
+            yield f"plot: {folder / picture}"
+        except TimestepperError as error:
+            yield f"no {picture}: {error}"
+
+
+def _pictures(
+    subjects: Sequence[Subject],
+    measured: Mapping[str, Stability],
+    flows: Mapping[str, Mapping[str, GradientFlow]],
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Give each picture's file name with what draws it."""
+    yield "growth.png", partial(plot_growth, measured)
     if any(step.eigenvalues for stability in measured.values() for step in stability.steps):
-        path = folder / "eigenvalues.png"
-        plot_eigenvalues(measured, path)
-        yield f"plot: {path}"
-    # One picture shows the same images on their way through several networks.
-    drawn = [one for one in subjects if one.classes and one.classes == subjects[0].classes]
-    if drawn:
-        path = folder / "trajectories.png"
-        ways = {one.name: trajectory(one.network, one.images[:FOLLOWED]) for one in drawn}
-        plot_trajectory(ways, drawn[0].labels[:FOLLOWED], path, drawn[0].classes)
-        yield f"plot: {path}"
+        yield "eigenvalues.png", partial(plot_eigenvalues, measured)
+    for number, one in enumerate(subjects, start=1):
+        if flows[one.name]:
+            name = f"gradients-{number}.png" if len(subjects) > 1 else "gradients.png"
+            yield name, partial(plot_gradient_flow, flows[one.name])
+    first = subjects[0]
+    if first.classes:
+        drawn = [
+            one
+            for one in subjects
+            if one.classes == first.classes and torch.equal(one.labels, first.labels)
+        ]
+
+        def draw(path: Path) -> None:
+            ways = {one.name: trajectory(one.network, one.images) for one in drawn}
+            plot_trajectory(ways, first.labels, path, first.classes)
+
+        yield "trajectories.png", draw
 
 
 def _step_sizes(subject: Subject) -> dict[str, float | None]:

@@ -13,8 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from rich.markup import escape
 from rich.table import Table
 
+from timestepper.report.names import literal
 from timestepper.stability import Stability, StageStability
 
 PANELS_PER_ROW = 3
@@ -55,7 +57,7 @@ def comparison_table(measured: Mapping[str, Stability]) -> Table:
     for heading in ("network", "steps", "T", "random", "worst", "bound (Eq. 7)"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for name, stability in measured.items():
-        table.add_row(name, str(len(stability.steps)), *_growth(stability))
+        table.add_row(escape(name), str(len(stability.steps)), *_growth(stability))
     return table
 
 
@@ -75,6 +77,8 @@ def _number(value: float | None) -> str:
 
 def _power_of_ten(logarithm: float) -> str:
     """Write 10^x, which may pass any float."""
+    if math.isinf(logarithm):
+        return "0" if logarithm < 0 else "∞"
     exponent = math.floor(logarithm)
     return f"{10 ** (logarithm - exponent):.2f}e{exponent:+d}"
 
@@ -97,7 +101,7 @@ def plot_growth(measured: Mapping[str, Stability], path: Path) -> None:
         for kind, style in (("worst", "-"), ("random", ":")):
             growth = [max(getattr(step, kind), 1e-300) for step in stability.steps]
             axes.plot(states, np.log10(growth), style, color=colour)
-        axes.plot([], [], color=colour, linewidth=4, label=name)
+        axes.plot([], [], color=colour, linewidth=4, label=literal(name))
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xlabel("n: steps taken")
     axes.set_ylabel("log₁₀ ‖y'ₙ − yₙ‖ / ‖y'₀ − y₀‖")

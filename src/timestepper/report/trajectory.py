@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from timestepper.errors import StabilityError
+from timestepper.report.names import literal
 from timestepper.stability.depth import SizeStage
 from timestepper.stability.trajectories import Trajectory
 
@@ -50,7 +51,7 @@ def plot_trajectory(
     figure = Figure(figsize=(3.3 * columns + 1.6, 3.9 * len(rows)), layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (name, stages) in zip(parts, rows.items(), strict=True):
-        part.suptitle(name, fontweight="bold")
+        part.suptitle(literal(name), fontweight="bold")
         row = part.subplots(1, columns, squeeze=False)[0]
         for axes, stage in zip(row, stages, strict=False):
             _draw(axes, trajectories[name], stage, [colours[int(label)] for label in labels])
@@ -61,12 +62,16 @@ def plot_trajectory(
 
 
 def _drawn_stages(name: str, trajectory: Trajectory) -> list[SizeStage]:
-    """List the stages with two states at least, so that there is a way between."""
-    stages = [s for s in trajectory.depth.size_stages() if s.last > s.first]
+    """List the stages with two states at least, so that there is a way between, and channels."""
+    stages = [
+        stage
+        for stage in trajectory.depth.size_stages()
+        if stage.last > stage.first and trajectory.depth.sizes[stage.first][0] > 1
+    ]
     if not stages:
         raise StabilityError(
-            f"the states of {name} change their size with each step: there is no way to draw "
-            "between states of one size"
+            f"the states of {name} change their size with each step or have one channel: there is "
+            "no way to draw in two dimensions"
         )
     return stages
 

@@ -73,10 +73,12 @@ SLOPES = {
     "silu": 1.09984,
     "hardswish": 1.5,
     "mish": 1.0885,
-    "softplus": 1.0,
+    "celu": 1.0,
 }
 MAX_POOLING = of_kinds("max_pool2d_with_indices.default")
-LARGEST = of_kinds("amax.default adaptive_max_pool2d.default")
+ADAPTIVE_MAX_POOLING = of_kinds("adaptive_max_pool2d.default")
+LARGEST = of_kinds("amax.default")
+SUMS = ADDITIONS | DIFFERENCES | of_kinds("maximum.default minimum.default")
 SOFTMAX = of_kinds("_softmax.default")
 STATISTICS = {"native_layer_norm": (2, 4), "native_group_norm": (1, 7)}
 """Norms by statistics of their input, with the places of γ and ε among their arguments."""
@@ -193,7 +195,8 @@ class Lipschitz:
     @staticmethod
     def _uses_batch_statistics(operation: Operation) -> bool:
         """Tell a batch norm that keeps no running statistics."""
-        return operation.kind == "aten.native_batch_norm.default" and bool(operation.call.args[5])
+        may_train = operation.kind in BATCH_NORMS and "no_training" not in operation.kind
+        return may_train and bool(operation.call.args[5])
 
     def _combine(self, index: int, sources: dict[int, Tensor]) -> Tensor:
         operation = self.operations[index]
@@ -202,13 +205,11 @@ class Lipschitz:
         if self._is_affine(operation):
             ((source, constant),) = sources.items()
             return constant + self._log_norm(source, index)
+        if operation.kind in SUMS:
+            return self._sum(operation, sources)
         # Of a tensor that is used twice, each use counts.
         uses = [leaf.operation for leaf in _made(operation.call.args) if leaf.operation in sources]
         constants = [sources[use] for use in uses]
-        if operation.kind in ADDITIONS | DIFFERENCES | of_kinds("maximum.default minimum.default"):
-            factor = abs(float(operation.call.kwargs.get("alpha", 1)))
-            constants[1:] = [constant + math.log(factor) for constant in constants[1:]]
-            return torch.stack(constants).logsumexp(0)
         if operation.kind in CONCATENATIONS | of_kinds("stack.default"):
             return torch.stack(constants).mul(2).logsumexp(0) / 2
         if len(uses) == 1:
@@ -219,8 +220,18 @@ class Lipschitz:
                 return constants[0] + log
         raise StabilityError(
             f"{operation.short_name} in {operation.module or 'the network'} has no Lipschitz "
-            "constant: what it multiplies or normalises comes from the features themselves"
+            "constant that is known here: it isn't affine, or works on the features by themselves"
         )
+
+    def _sum(self, operation: Operation, sources: dict[int, Tensor]) -> Tensor:
+        """Add the constants of what is added, each as often as its values are repeated."""
+        terms = []
+        for place, term in enumerate(operation.call.args[:2]):
+            factor = abs(float(operation.call.kwargs.get("alpha", 1))) if place else 1.0
+            if isinstance(term, Made) and term.operation in sources and factor:
+                repeats = math.prod(operation.shape) / self.values[term.operation].numel()
+                terms.append(sources[term.operation] + math.log(factor * math.sqrt(repeats)))
+        return torch.stack(terms).logsumexp(0) if terms else self.zero.log()
 
     def _log_norm(self, source: int, index: int) -> Tensor:
         """Compute the spectral norm of a run of affine operations."""
@@ -241,16 +252,30 @@ class Lipschitz:
         name = operation.short_name
         if name in SLOPES:
             return SLOPES[name]
-        if name in ("leaky_relu", "elu"):
-            slopes = [float(number) for number in args[1:]] or [0.01 if name[0] == "l" else 1.0]
-            return max(1.0, *map(abs, slopes), math.prod(map(abs, slopes)))
+        if name == "leaky_relu":
+            return max([1.0, *(abs(float(slope)) for slope in args[1:])])
+        if name == "elu":
+            alpha, scale, input_scale = (*map(float, args[1:]), *(1.0, 1.0, 1.0)[len(args) - 1 :])
+            return max(abs(scale), abs(alpha * scale * input_scale))
+        if name == "prelu_kernel":
+            slope: Tensor = self.unrolled.trace.rebind(args[1], self.tensors)
+            return slope.abs().max().clamp_min(1).to(self.zero)
+        if name == "softplus" and len(args) == 1:  # Others jump at their threshold.
+            return 1.0
         if operation.kind in MAX_POOLING:
             return math.sqrt(_windows(*args[1:]))
+        if operation.kind in ADAPTIVE_MAX_POOLING:
+            size = self.values[args[0].operation].shape[-2:]
+            # Where sizes don't divide, windows overlap.
+            whole = all(length % out == 0 for length, out in zip(size, args[1], strict=True))
+            return 1.0 if whole else None
         if operation.kind in LARGEST | SOFTMAX:
             return 1.0
         if name in STATISTICS:
             # max |γ| / √ε: steepest where the input is flat.
             gain, epsilon = (args[place] for place in STATISTICS[name])
+            if epsilon <= 0:
+                return None
             gain = self.unrolled.trace.rebind(gain, self.tensors)
             largest = self.zero.exp() if gain is None else gain.abs().max().to(self.zero)
             # A branch may start at zero, where the logarithm has no gradient.
@@ -273,8 +298,19 @@ def _made(args: Any) -> list[Made]:
     return []
 
 
-def _windows(size: list[int], stride: list[int] | None = None, *_: Any) -> int:
+def _windows(
+    size: list[int],
+    stride: list[int] | None = None,
+    padding: Any = 0,
+    dilation: list[int] | int = 1,
+    *_: Any,
+) -> int:
     """Count the pooling windows that one value may lie in."""
-    steps = stride or size
-    pairs = zip(size * (2 // len(size)), steps * (2 // len(steps)), strict=True)
-    return math.prod(-(-length // step) for length, step in pairs)
+    lengths, steps, gaps = (
+        value * (2 // len(value)) if isinstance(value, list) else [value] * 2
+        for value in (size, stride or size, dilation)
+    )
+    return math.prod(
+        -(-length // (step // math.gcd(step, gap)))
+        for length, step, gap in zip(lengths, steps, gaps, strict=True)
+    )

@@ -21,6 +21,7 @@ from timestepper.stability.unrolled import Step, UnrolledNetwork, Values, unroll
 from timestepper.stepping import Branch, step_sizes
 
 EIGENVALUES = 6
+LARGEST_EPSILON = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class StepStability:
         bound: log10 of the bound from y_0 to the state after the step.
         jacobian_norm: largest ‖∂(Δt_d ⊗ F)/∂y_d‖₂ at the images.
         eigenvalues: of I + Δt·J, those of largest modulus at the image where it is largest
-            (Eq. 4); empty where y_d is not added as it is.
+            (Eq. 4); empty where y_d is not added as it is or the iterations did not converge.
         random: largest ‖y'_n − y_n‖/ε of the state after the step over random perturbations of y_0.
         worst: the same along the direction that grows most up to y_D.
     """
@@ -66,7 +67,8 @@ class StageStability:
     Attributes:
         name: the stage's name.
         evolution_time: T = Σ Δt_d, mean over channels.
-        bound: log10 of Eq. 7's product over the stage; None where a branch has no bound.
+        bound: log10 of Eq. 7's product from the stage's first step to its last, those of other
+            stages between them included; None where a branch has no bound.
         random: largest ‖y'_n − y_n‖/ε at the stage's end over random perturbations.
         worst: the same along the direction that grows most within the stage.
     """
@@ -110,7 +112,7 @@ class Stability:
     def to_dict(self) -> dict[str, Any]:
         """Give plain numbers, strings, lists and dictionaries, as JSON wants them.
 
-        Complex numbers become pairs of real and imaginary part.
+        Complex numbers become pairs of real and imaginary part; infinite ones None.
         """
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
@@ -212,17 +214,20 @@ def _check(images: Tensor, directions: int, epsilon: float) -> None:
         )
     if not images.isfinite().all():
         raise StabilityError("the images hold NaN or infinite values")
-    if not (epsilon > 0 and math.isfinite(epsilon)) or directions < 1:
+    if directions < 1:
+        raise StabilityError(f"directions must be at least 1, not {directions}")
+    smallest = math.sqrt(torch.finfo(images.dtype).eps)
+    if not smallest <= epsilon <= LARGEST_EPSILON:
         raise StabilityError(
-            f"epsilon must be positive and directions at least 1, not {epsilon} and {directions}"
+            f"epsilon must be from {smallest:.1e}, below which {images.dtype} rounds, to "
+            f"{LARGEST_EPSILON:g}, not {epsilon}"
         )
 
 
 def _step_sizes(network: nn.Module, unrolled: UnrolledNetwork) -> dict[str, Tensor]:
     """Give each branch's step sizes; those of a plain network are 1."""
-    if hasattr(network, "time_stepping"):
-        return step_sizes(network)
-    return {step.branch.name: torch.ones(1) for step in unrolled.steps}
+    sizes = step_sizes(network) if hasattr(network, "time_stepping") else {}
+    return {step.branch.name: sizes.get(step.branch.name, torch.ones(1)) for step in unrolled.steps}
 
 
 class _Look:
@@ -241,6 +246,8 @@ class _Look:
         self.unrolled = unrolled
         self.epsilon = epsilon
         self.values: Values = unrolled.evaluate(image)
+        if not self.values[unrolled.output].isfinite().all():
+            raise StabilityError("the network's outputs are not finite for one of the images")
         self.norms: dict[Step, float] = {}
         self.eigenvalues: dict[Step, NDArray[np.complex128]] = {}
         self.random: dict[int, float] = {}
@@ -316,10 +323,17 @@ class _Bounds:
 
 
 def _exponential(logarithm: float | None) -> float | None:
-    return None if logarithm is None else math.exp(logarithm)
+    if logarithm is None:
+        return None
+    try:
+        return math.exp(logarithm)
+    except OverflowError:
+        return math.inf
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and math.isinf(value):
+        return None
     if isinstance(value, complex):
         return [value.real, value.imag]
     if isinstance(value, dict):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, svds
 from torch import Tensor
+
+from timestepper.errors import StabilityError
 
 Function = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]
@@ -30,7 +33,7 @@ class Jacobian:
         point: where.
         tolerance: of the residuals of its singular and eigenvectors, relatively; by default what
             the rounding of the point's dtype allows. The error of a singular value is of the order
-            of its square.
+            of its square over the gap to the next one, and never larger than it.
 
     Attributes:
         shape: numbers that come out and go in.
@@ -81,21 +84,31 @@ class Jacobian:
         Returns:
             ‖J‖₂ and the right singular vector that belongs to it, ``(inputs,)``.
         """
+        outputs, inputs = self.shape
         if min(self.shape) <= FEW:
             _, values, vectors = np.linalg.svd(self._written_out(), full_matrices=False)
             return float(values[0]), vectors[0]
         guess = self._guess(min(self.shape))
-        anywhere = self._guess(self.shape[1])
+        anywhere = self._guess(inputs)
         if not self.forward_product(anywhere).any():
             return 0.0, anywhere  # ARPACK stumbles over zero.
         operator = self._linear_operator()
         try:
-            _, values, vectors = svds(
-                operator, 1, v0=guess, tol=self.tolerance, maxiter=RESTARTS, solver="arpack"
-            )
+            _, values, vectors = self._largest(operator, guess, 20)
+        except ArpackNoConvergence:
+            # Dense spectra need more vectors.
+            try:
+                _, values, vectors = self._largest(operator, guess, 100)
+            except ArpackNoConvergence:
+                raise StabilityError(
+                    f"the spectral norm of an operator of size {outputs} × {inputs} did not "
+                    f"converge to {self.tolerance:g}: its largest singular values lie too close"
+                ) from None
         except ArpackError:
             # It wants more than a few different singular values; the identity has a single one.
             basis, projected = self._invariant_space(operator.H @ operator)
+            if not np.isfinite(projected).all():
+                raise StabilityError("an operator's products are not finite") from None
             squares, coordinates = np.linalg.eigh(projected)
             return math.sqrt(max(0.0, squares[-1])), basis @ coordinates[:, -1]
         return float(values[0]), vectors[0]
@@ -140,6 +153,17 @@ class Jacobian:
         largest: NDArray[np.complex128] = found[order][:count].astype(np.complex128)
         return largest
 
+    def _largest(self, operator: LinearOperator, guess: Vector, vectors: int) -> Any:
+        return svds(
+            operator,
+            1,
+            ncv=min(vectors, min(self.shape) - 1),
+            v0=guess,
+            tol=self.tolerance,
+            maxiter=RESTARTS,
+            solver="arpack",
+        )
+
     def _linear_operator(self) -> LinearOperator:
         return LinearOperator(
             self.shape,
@@ -159,6 +183,7 @@ class Jacobian:
         while basis.shape[1] < MOST_FEW:
             image = operator.matvec(basis[:, -1])
             rest = image - basis @ (basis.T @ image)
+            rest -= basis @ (basis.T @ rest)  # Rounding leaves something the first time.
             if np.linalg.norm(rest) <= self.tolerance * np.linalg.norm(image):
                 break
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])

@@ -17,7 +17,10 @@ from timestepper.errors import StabilityError
 from timestepper.stepping import Branch, find_branches, fold
 from timestepper.stepping.operators import ADDITIONS, HOMOGENEOUS
 from timestepper.stepping.stages import TimeStepping
-from timestepper.stepping.watch import PART, Made, Operation, watch
+from timestepper.stepping.watch import PART, Made, Operation, of_kinds, watch
+
+READING = of_kinds("_local_scalar_dense.default equal.default nonzero.default")
+"""Operations by which a forward pass may decide for itself what it does."""
 
 Values = dict[int, Any]
 """Results of operations by their index; those of an operation with several results as a list."""
@@ -34,6 +37,7 @@ class Step:
         shortcut: what made what that is added to: y_d itself, or its projection.
         addition: the addition.
         state: what made y_{d+1}: the addition, or the activation that follows it.
+        is_plain: y_d is added as it is, so that I + Δt·J exists (paper Eq. 4).
     """
 
     branch: Branch
@@ -42,11 +46,7 @@ class Step:
     shortcut: int
     addition: int
     state: int
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether y_d is added as it is, so that I + Δt·J exists (paper Eq. 4)."""
-        return self.shortcut == self.start
+    is_plain: bool
 
 
 class UnrolledNetwork:
@@ -187,7 +187,14 @@ class UnrolledNetwork:
     def _refuse_other_passes(self, example_input: Tensor) -> None:
         """Compare the repeated pass with the network's own."""
         with torch.no_grad():
-            outputs = tree_leaves(self.network(example_input))
+            leaves = tree_leaves(self.network(example_input))
+        outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for operation in self.trace.operations:
+            if operation.kind in READING:
+                raise StabilityError(
+                    f"{operation.module or 'the network'} reads numbers out of its features, which "
+                    "can't be followed"
+                )
         if not all(output.isfinite().all() for output in outputs):
             bad = [n for n, p in self.network.state_dict().items() if not p.isfinite().all()]
             reason = f": {bad[0]} holds NaN or infinite values" if bad else ""
@@ -197,8 +204,8 @@ class UnrolledNetwork:
         if not any(torch.allclose(output, repeated, rtol=1e-4, atol=1e-5) for output in ours):
             raise StabilityError(
                 f"the forward pass of {type(self.network).__name__} can't be repeated operation by "
-                "operation (it writes into its tensors, is random in eval mode, or uses several "
-                "results of one operation)"
+                "operation (it writes into its tensors, as circular padding does, is random in "
+                "eval mode, or uses several results of one operation)"
             )
 
     def _steps(self, branch: Branch) -> list[Step]:
@@ -236,7 +243,8 @@ class UnrolledNetwork:
             if len(consumers) == 1 and consumers[0].kind in HOMOGENEOUS:
                 state = consumers[0]
             start = self._dominator(operation)
-            return Step(branch, start, ends[0], others[0], operation.index, state.index)
+            is_plain = start == others[0] and operations[start].shape == operations[ends[0]].shape
+            return Step(branch, start, ends[0], others[0], operation.index, state.index, is_plain)
         raise StabilityError(
             f"branch {branch.name} joins the state by something else than an addition "
             "(concatenation, say): Proposition 1 is about residual networks"
