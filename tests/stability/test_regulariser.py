@@ -260,6 +260,13 @@ def test_state_goes_on_bit_for_bit():
         assert torch.equal(one(), other())
 
 
+def test_state_of_another_penalty_is_refused():
+    network = make_small()
+    state = StabilityPenalty(network, example(), "spectral").state_dict()
+    with pytest.raises(StateError, match="is that of 'spectral', not 'bound'"):
+        StabilityPenalty(network, example()).load_state_dict(state)
+
+
 def test_state_of_another_image_size_is_refused():
     network = make_small()
     state = StabilityPenalty(network, torch.zeros(1, 1, 6, 6, dtype=torch.float64)).state_dict()

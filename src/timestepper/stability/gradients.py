@@ -60,6 +60,8 @@ def gradient_flow(
         ConfigurationError: the step size is not a positive finite number.
         StabilityError: the network can't be unrolled, or the labels are not those of its inputs.
     """
+    if not len(inputs):
+        raise StabilityError("no image was given: gradients are those at inputs")
     if step_size is not None:
         network = with_step_size(network, step_size, inputs, branches)
         branches = None

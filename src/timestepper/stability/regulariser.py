@@ -72,14 +72,19 @@ class StabilityPenalty:
 
     def state_dict(self) -> dict[str, Any]:
         """Give what the next call starts from."""
-        return {"vectors": list(self.vectors)}
+        return {"kind": self.kind, "vectors": list(self.vectors)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where another penalty of the same network was.
 
         Raises:
-            StateError: it was another network, or seen with images of another size.
+            StateError: it was another network, seen with images of another size, or another kind
+                of penalty.
         """
+        if state["kind"] != self.kind:
+            raise StateError(
+                f"the stability penalty's state is that of {state['kind']!r}, not {self.kind!r}"
+            )
         given = state["vectors"]
         if [vector.shape for vector in given] != [vector.shape for vector in self.vectors]:
             raise StateError(
