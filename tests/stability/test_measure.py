@@ -11,7 +11,7 @@ from dense_matrices import jacobian, matrix, norm
 from torch import nn
 
 import timestepper
-from timestepper.errors import NoBranchError, StabilityError
+from timestepper.errors import StabilityError
 from timestepper.networks import create
 from timestepper.stability import measure_stability
 
@@ -204,7 +204,7 @@ def test_bad_input(network):
             measure_stability(network, images, epsilon=epsilon)
     with pytest.raises(StabilityError, match="directions must be at least 1"):
         measure_stability(network, images, directions=0)
-    with pytest.raises(NoBranchError, match=r"failed on inputs of shape \(1, 5, 8, 8\)"):
+    with pytest.raises(StabilityError, match=r"take inputs of shape \(1, 5, 8, 8\): Given"):
         measure_stability(network, torch.randn(1, 5, 8, 8))
     with pytest.raises(StabilityError, match="training mode"):
         measure_stability(network.train(), images)

@@ -56,7 +56,7 @@ def gradient_flow(
         branches: the branches, as :func:`~timestepper.stability.unrolled.unroll` takes them.
 
     Raises:
-        NoBranchError: no residual branch was found, or the forward pass failed.
+        NoBranchError: no residual branch was found.
         ConfigurationError: the step size is not a positive finite number.
         StabilityError: the network can't be unrolled, or the labels are not those of its inputs.
     """

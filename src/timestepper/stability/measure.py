@@ -144,7 +144,7 @@ def measure_stability(
         progress: is told how far it is.
 
     Raises:
-        NoBranchError: no residual branch was found, or the forward pass failed.
+        NoBranchError: no residual branch was found.
         StabilityError: the network is in training mode, its outputs are not finite or its pass
             can't be repeated; or the images or numbers are impossible.
     """

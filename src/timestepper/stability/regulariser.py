@@ -45,7 +45,7 @@ class StabilityPenalty:
         vectors: left singular vectors of the runs, as far as they are found.
 
     Raises:
-        NoBranchError: no residual branch was found, or the forward pass failed.
+        NoBranchError: no residual branch was found.
         StabilityError: a branch has no bound (squeeze-and-excitation, attention), or the
             network's pass can't be repeated.
     """

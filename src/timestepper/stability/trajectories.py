@@ -40,7 +40,7 @@ def trajectory(
         branches: the branches, as :func:`~timestepper.stability.unrolled.unroll` takes them.
 
     Raises:
-        NoBranchError: no residual branch was found, or the forward pass failed.
+        NoBranchError: no residual branch was found.
         StabilityError: the network can't be unrolled.
     """
     unrolled = unroll(network, inputs, branches)

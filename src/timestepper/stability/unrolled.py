@@ -277,15 +277,23 @@ def unroll(
         branches: the branches, instead of having them found; of an attached network its own.
 
     Raises:
-        NoBranchError: no residual branch was found, or the forward pass failed.
-        StabilityError: the network is in training mode, its outputs aren't finite, or its pass
-            can't be repeated.
+        NoBranchError: no residual branch was found.
+        StabilityError: the network is in training mode, does not take such inputs, its outputs
+            aren't finite, or its pass can't be repeated.
     """
     if network.training:
         raise StabilityError(
             "the network is in training mode, in which batch norm uses each batch's own "
             "statistics: call network.eval() first"
         )
+    try:
+        with torch.no_grad():
+            network(example_input)
+    except Exception as error:  # whatever a network raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StabilityError(
+            f"the network does not take inputs of shape {tuple(example_input.shape)}: {reason}"
+        ) from error
     plain = deepcopy(network)
     if hasattr(plain, "time_stepping"):
         stepping = plain.time_stepping
