@@ -167,41 +167,40 @@ def measure_stability(
         widest = max(looks, key=lambda look: look.radius(step))
         steps.append(
             StepStability(
-                step.branch.name,
-                step.branch.stage,
-                size.mean().item(),
-                size.min().item(),
-                size.max().item(),
-                bounds.lipschitz(step),
-                bounds.factor(step),
-                bounds.between(unrolled.input_state, step.state),
-                max(look.norms[step] for look in looks),
-                tuple(complex(value) for value in widest.eigenvalues[step]),
-                max(look.random[step.state] for look in looks),
-                max(look.worst[step.state] for look in looks),
+                name=step.branch.name,
+                stage=step.branch.stage,
+                step_size=size.mean().item(),
+                smallest_step_size=size.min().item(),
+                largest_step_size=size.max().item(),
+                lipschitz=bounds.lipschitz(step),
+                factor=bounds.factor(step),
+                bound=bounds.between(unrolled.input_state, step.state),
+                jacobian_norm=max(look.norms[step] for look in looks),
+                eigenvalues=tuple(complex(value) for value in widest.eigenvalues[step]),
+                random=max(look.random[step.state] for look in looks),
+                worst=max(look.worst[step.state] for look in looks),
             )
         )
         progress("bound", done, len(unrolled.steps))
     stages = tuple(
         StageStability(
-            name,
-            sum(sizes[step.branch.name].mean().item() for step in members),
-            bounds.between(members[0].start, members[-1].state),
-            max(look.stages[name][0] for look in looks),
-            max(look.stages[name][1] for look in looks),
+            name=name,
+            evolution_time=sum(sizes[step.branch.name].mean().item() for step in members),
+            bound=bounds.between(members[0].start, members[-1].state),
+            random=max(look.stages[name][0] for look in looks),
+            worst=max(look.stages[name][1] for look in looks),
         )
         for name, members in unrolled.stages.items()
     )
-    last = steps[-1]
     return Stability(
-        tuple(steps),
-        stages,
-        last.bound,
-        last.random,
-        last.worst,
-        len(images),
-        epsilon,
-        tuple(bounds.reasons),
+        steps=tuple(steps),
+        stages=stages,
+        bound=steps[-1].bound,
+        random=steps[-1].random,
+        worst=steps[-1].worst,
+        images=len(images),
+        epsilon=epsilon,
+        no_bound=tuple(bounds.reasons),
     )
 
 
