@@ -104,10 +104,8 @@ def test_recipes(text, refuse):
 
 def test_commands(refuse):
     assert refuse("trian") == "there is no command 'trian'; did you mean 'train'?"
-    assert (
-        refuse("xyzzy")
-        == "there is no command 'xyzzy'; there are train, evaluate, fold, steps, reproduce, demo"
-    )
+    commands = "train, evaluate, fold, steps, stability, reproduce, demo"
+    assert refuse("xyzzy") == f"there is no command 'xyzzy'; there are {commands}"
     assert refuse("evaluate") == "RUN is missing; see --help"
 
 
