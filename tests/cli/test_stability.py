@@ -47,10 +47,12 @@ def test_two_runs_side_by_side(runs, capsys):
 
     assert main(["stability", "run"]) == 2
     assert "run/stability exists already" in capsys.readouterr().err
+    Path("run/stability/mine.png").write_bytes(b"")
     Path("run").rename("_$a$[red]")  # names that mean something to what shows them
     assert main(["stability", "_$a$[red]", "--force"]) == 0
     assert "_$a$[red]: 2 images" in capsys.readouterr().out
     assert "gradients-1.png" not in names("_$a$[red]/stability")
+    assert "mine.png" in names("_$a$[red]/stability")
     Path("_$a$[red]").rename("run")
     assert main(["stability", "run/folded.safetensors", "--output", "folded"]) == 0
     folded = json.loads(Path("folded/stability.json").read_text())["run/folded.safetensors"]

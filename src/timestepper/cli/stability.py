@@ -52,6 +52,15 @@ SMALL = 64
 """Height and width of random images."""
 FIXED = (1.0, 0.01)
 """Step sizes beside the controller's along which gradients are followed (paper, Eq. 8)."""
+OWN_FILES = (
+    "stability.json",
+    "growth.png",
+    "eigenvalues.png",
+    "trajectories.png",
+    "gradients.png",
+    "gradients-[0-9]*.png",
+)
+"""What the command writes, and so replaces."""
 FOLLOWED = 100
 """Test images whose gradients and trajectories are followed; fewer of larger ones than these:"""
 FOLLOWED_SIZE = 32
@@ -141,8 +150,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     if len(measured) > 1:
         console.print(comparison_table(measured))
     folder.mkdir(exist_ok=True)
-    for pattern in ("*.png", "stability.json"):
-        for old in folder.glob(pattern):  # Pictures of fewer networks may have other names.
+    for pattern in OWN_FILES:
+        for old in folder.glob(pattern):  # Those of fewer networks may have other names.
             old.unlink()
     for line in _write(folder, subjects, measured):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
