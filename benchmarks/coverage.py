@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 import timestepper
 from timestepper.errors import TimestepperError
-from timestepper.experiments.provenance import provenance
+from timestepper.provenance import provenance
 
 COLUMNS = [
     *("class", "model", "parameters", "image_size"),

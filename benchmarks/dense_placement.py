@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import timestepper
-from timestepper.experiments.provenance import provenance
 from timestepper.networks import CifarDenseNet, CliqueNet
+from timestepper.provenance import provenance
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "DenseNet k=12 T=36": lambda: CifarDenseNet(40, 12, in_channels=1),

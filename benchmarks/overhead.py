@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import timestepper
 from timestepper import networks
-from timestepper.experiments.provenance import provenance
+from timestepper.provenance import provenance
 
 CASES = {
     "cifar_resnet20": ("cifar_resnet20", (64, 3, 32, 32)),

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from timestepper.errors import TimestepperError
-from timestepper.experiments.provenance import provenance
+from timestepper.provenance import provenance
 from timestepper.stability import measure_stability
 from timestepper.training.configuration import Configuration, StabilityConfiguration
 from timestepper.training.loop import train

@@ -94,9 +94,12 @@ def test_every_recipe_is_valid_and_survives_writing_and_reading(name, tmp_path):
     assert read_configuration(tmp_path / "configuration.yaml") == configuration
 
 
+OURS = ["quick-cifar10", "quick-digits", "smoke"]
+
+
 def test_the_papers_protocols():
     """Paper, "Implementations", and method.md's account of it."""
-    assert list_recipes() == ["cifar10", "cifar100", "demo", "imagenet"]
+    assert list_recipes() == ["cifar10", "cifar100", "demo", "imagenet", *OURS]
     for name in ("cifar10", "cifar100"):
         cifar = read_configuration(find_recipe(name))
         assert cifar.data.name == name

@@ -49,6 +49,8 @@ def test_a_run_holds_everything():
         "metrics.csv",
         "curves.png",
         "step_sizes.png",
+        "step_sizes.safetensors",
+        "provenance.txt",
         "folded.safetensors",
         "checkpoints/last.pt",
         "checkpoints/previous.pt",

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments import EXPERIMENTS, FIGURES
-from timestepper.experiments.provenance import provenance
 from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.result_table import ResultTable
-from timestepper.training.run import write_atomically
+from timestepper.files import write_atomically
+from timestepper.provenance import provenance
 
 EXAMPLES = (
     "timestepper reproduce figure1",

@@ -20,6 +20,7 @@ from timestepper import networks
 from timestepper.cli.arguments import output_path
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, RunError, TimestepperError
+from timestepper.files import write_atomically
 from timestepper.report import (
     comparison_table,
     plot_eigenvalues,
@@ -39,7 +40,7 @@ from timestepper.stability import (
 from timestepper.training.build import build_data
 from timestepper.training.checkpoints import Which
 from timestepper.training.folded import load_plain
-from timestepper.training.run import Run, write_atomically
+from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
 
 EXAMPLES = (

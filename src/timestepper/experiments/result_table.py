@@ -83,7 +83,7 @@ class ResultTable:
         """Write it as CSV, numbers in full, below lines that begin with '#'.
 
         Args:
-            made_by: what made it, see :func:`~timestepper.experiments.provenance.provenance`.
+            made_by: what made it, see :func:`~timestepper.provenance.provenance`.
         """
         text = io.StringIO()
         text.writelines(f"# {line}\n" for line in (*made_by, *self.notes))

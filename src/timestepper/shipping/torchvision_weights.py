@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from timestepper.files import write_atomically
 from timestepper.shipping.agreement import require_equal
 from timestepper.shipping.elsewhere import outputs_elsewhere
 from timestepper.shipping.parcel import Format, Parcel
-from timestepper.training.run import write_atomically
 
 LOAD = """
 from torchvision import models

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from timestepper.data import DataSet
 from timestepper.errors import FoldError, StateError
+from timestepper.files import write_atomically
 from timestepper.stepping import fold, load_weights
 from timestepper.training.build import build_plain_network
 from timestepper.training.configuration import Configuration
-from timestepper.training.run import write_atomically
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from timestepper.training.interruption import Interrupted, Signals
 from timestepper.training.progress import TrainingProgress
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
+from timestepper.training.step_history import extended, write_step_history
 
 # Looking at a number makes the host wait for the device: the loss is looked at this often.
 STEPS_BETWEEN_LOOKS = 20
@@ -134,6 +135,7 @@ class Trainer:
         self.epoch = 0
         self.batch = 0
         self.history: History = []
+        self.step_history = extended({}, self.network)
         self.updates_per_epoch = len(self.batches(0))
 
     @property
@@ -279,12 +281,13 @@ class Trainer:
             self._stop(f"the test loss is {tested.loss}")
         best = tested.accuracy > max((row["test_accuracy"] for row in self.history), default=-1.0)
         self.history.append(self._row(trained, tested, images_per_second))
+        self.step_history = extended(self.step_history, self.trained)
         self.epoch += 1
         self.batch = 0
         self.meter = Meter(self.images.num_classes, self.fabric)
         self._save(best=best)
         if events is not None:  # the first process
-            self.run.write_metrics(self.history)
+            self._write_histories()
             events.write(self.history[-1])
 
     def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
@@ -314,6 +317,7 @@ class Trainer:
             "epoch": self.epoch,
             "batch": self.batch,
             "history": self.history,
+            "step_history": self.step_history,
         }
         if self.fabric.is_global_zero:
             self.run.checkpoints.save(state, best=best)
@@ -347,6 +351,11 @@ class Trainer:
                 "the checkpoint was written with another stability.penalty; put back the "
                 f"configuration that {self.run.configuration} had"
             )
+        if "step_history" not in state:
+            raise RunError(
+                f"the checkpoint in {self.run.folder} was written by an earlier version of "
+                "timestepper; start the training anew"
+            )
         load_weights(self.network, state["network"])
         if self.ema is not None:
             load_weights(self.ema.module, state["ema"])
@@ -356,22 +365,34 @@ class Trainer:
         self.meter.load_state_dict(state["meter"])
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.history = list(state["history"])
+        self.step_history = state["step_history"]
         generators = state["generators"]
         if self.fabric.global_rank < len(generators):
             own = generators[self.fabric.global_rank]
             torch.set_rng_state(own["cpu"])
             if self.fabric.device.type == "cuda" and "cuda" in own:
                 torch.cuda.set_rng_state(own["cuda"], self.fabric.device)
-        if self.history and self.fabric.is_global_zero:
-            self.run.write_metrics(self.history)
+        if self.fabric.is_global_zero:
+            if self.history:
+                self._write_histories()
+            self.run.add_provenance(f"from {self._done()} on")
 
-    def _leave(self, signal: int) -> None:
+    def _write_histories(self) -> None:
+        self.run.write_metrics(self.history)
+        if self.step_history:
+            write_step_history(self.step_history, self.run.step_history)
+
+    def _done(self) -> str:
+        """Say how far the training is."""
         done = f"{self.epoch} of {self.configuration.epochs} epochs"
         if self.batch:
             done += f" and {self.batch} of {self.updates_per_epoch} steps"
+        return done
+
+    def _leave(self, signal: int) -> None:
         raise Interrupted(
             signal,
-            f"stopped after {done}; everything is saved, continue with: "
+            f"stopped after {self._done()}; everything is saved, continue with: "
             f"timestepper train --resume {self.run.folder}",
         )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from timestepper.errors import RunError
+from timestepper.files import write_atomically
+from timestepper.provenance import provenance
 from timestepper.training.checkpoints import Checkpoints
 from timestepper.training.configuration import Configuration
 from timestepper.training.recipes import read_configuration, write_configuration
@@ -29,6 +30,8 @@ class Run:
         self.configuration = folder / "configuration.yaml"
         self.metrics = folder / "metrics.csv"
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.provenance = folder / "provenance.txt"
+        self.step_history = folder / "step_sizes.safetensors"
         self.events = folder / "tensorboard"
         self.folded = folder / "folded.safetensors"
         self.curves_plot = folder / "curves.png"
@@ -44,8 +47,19 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_configuration(configuration, self.configuration)
+            self.add_provenance("from the start")
         except OSError as error:
             raise RunError(f"can't write the run folder {self.folder}: {error.strerror}") from error
+
+    def add_provenance(self, since: str) -> None:
+        """Note what code trains from here on.
+
+        Args:
+            since: how far the training is.
+        """
+        facts = provenance(command=f"timestepper train --recipe {self.configuration.name}")
+        with self.provenance.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in (f"{since}:", *(f"  {fact}" for fact in facts)))
 
     def require_new(self) -> None:
         """Raise :class:`RunError` if there is something already where the run would go."""
@@ -85,13 +99,3 @@ class Run:
         writer.writeheader()
         writer.writerows(history)
         write_atomically(self.metrics, text.getvalue().encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new one is there, whole."""
-    new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

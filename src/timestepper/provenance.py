@@ -15,7 +15,7 @@ import torch
 
 from timestepper import __version__
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 """The repository, where the package runs from one."""
 
 

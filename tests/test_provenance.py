@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from timestepper import __version__
-from timestepper.experiments import provenance as module
-from timestepper.experiments.provenance import provenance
+from timestepper import provenance as module
+from timestepper.provenance import provenance
 
 
 @pytest.fixture
