@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What a generator is for, so that order and augmentation are independent of each other.
-ORDER, AUGMENTATION = 0, 1
+# What a generator is for, so that order, augmentation and noise are independent of each other.
+ORDER, AUGMENTATION, NOISE = 0, 1, 2
 
 
 def generator(*key: int) -> torch.Generator:

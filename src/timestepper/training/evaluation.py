@@ -95,9 +95,24 @@ def evaluate(network: nn.Module, images: DataSet, fabric: Fabric, batch_size: in
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     ):
-        with fabric.autocast():
-            outputs = network(inputs).float()
-        losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
-        meter.update(losses, outputs, labels)
+        measure(network, inputs, labels, meter, fabric)
     network.train(training)
     return meter.compute()
+
+
+def measure(
+    network: nn.Module, inputs: Tensor, labels: Tensor, meter: Meter, fabric: Fabric
+) -> None:
+    """Add what a network makes of a batch to a meter.
+
+    Args:
+        network: in eval mode.
+        inputs: ``(batch, channels, height, width)``.
+        labels: int64 ``(batch,)``.
+        meter: what accumulates.
+        fabric: its precision is the network's.
+    """
+    with fabric.autocast():
+        outputs = network(inputs).float()
+    losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
+    meter.update(losses, outputs, labels)

@@ -1,0 +1,123 @@
+"""Accuracy and loss against the standard deviation of Gaussian noise on the inputs (Figure 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from timestepper.data import DataSet
+from timestepper.data.order import NOISE, generator
+from timestepper.errors import ConfigurationError
+from timestepper.robustness.subset import first_test_images
+from timestepper.training.evaluation import Meter, measure
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseCurve:
+    """What a network scores under noise.
+
+    Attributes:
+        deviations: standard deviations of the noise, in those of the data's pixels.
+        accuracy: share of images whose most likely class is right, 0 to 1, float64
+            ``(draws, deviations)`` on the CPU.
+        loss: mean cross-entropy in nats, likewise.
+    """
+
+    deviations: tuple[float, ...]
+    accuracy: Tensor
+    loss: Tensor
+
+
+@torch.no_grad()
+def noise_curve(
+    network: nn.Module,
+    images: DataSet,
+    fabric: Fabric,
+    *,
+    deviations: Sequence[float],
+    draws: int,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 250,
+    progress: Callable[[int, int], None] | None = None,
+) -> NoiseCurve:
+    """Measure a network on test images with Gaussian noise (paper, Figure 4).
+
+    The noise is added to the normalised images and nothing is clipped, so that its unit is the
+    standard deviation of the data's pixels, channel by channel. The paper says only that "the
+    level of perturbation is decided by the standard deviation", not in which unit. The noise of
+    an image is ``deviation * e``, where e is standard normal and a function of seed, draw and the
+    image's number alone: every network sees the same noise, whatever the batches, processes and
+    device, and all deviations of a draw share one direction. The global generators are neither
+    read nor changed.
+
+    Args:
+        network: on the device of ``fabric``; its mode is the same afterwards.
+        images: the data set.
+        fabric: device, precision and processes.
+        deviations: standard deviations of the noise; 0 gives the scores of
+            :func:`~timestepper.training.evaluation.evaluate`.
+        draws: how many times noise is drawn for each image.
+        seed: seed of the noise.
+        limit: use only the first test images, so many of them.
+        batch_size: images at a time, in this process.
+        progress: called after each batch with how many are done, and of how many.
+
+    Returns:
+        The scores of each draw at each deviation.
+
+    Raises:
+        ConfigurationError: there is no deviation, one is negative or not finite, or there are no
+            draws or images.
+    """
+    _check(deviations, draws)
+    images = first_test_images(images, limit)
+    meters = [[Meter(images.num_classes, fabric) for _ in deviations] for _ in range(draws)]
+    batches = images.batches(
+        "test",
+        batch_size,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    training = network.training
+    network.eval()
+    for done, ((inputs, labels), share) in enumerate(zip(batches, batches.shares, strict=True), 1):
+        for draw, row in enumerate(meters):
+            noise = _unit_noise(share, inputs.shape[1:], seed, draw).to(inputs)
+            for deviation, meter in zip(deviations, row, strict=True):
+                measure(network, inputs + deviation * noise, labels, meter, fabric)
+        if progress is not None:
+            progress(done, len(batches))
+    network.train(training)
+    scores = [[meter.compute() for meter in row] for row in meters]
+    return NoiseCurve(
+        deviations=tuple(float(deviation) for deviation in deviations),
+        accuracy=torch.tensor([[s.accuracy for s in row] for row in scores], dtype=torch.float64),
+        loss=torch.tensor([[s.loss for s in row] for row in scores], dtype=torch.float64),
+    )
+
+
+def _check(deviations: Sequence[float], draws: int) -> None:
+    if not deviations:
+        raise ConfigurationError("there are no deviations; give at least one")
+    wrong = next((d for d in deviations if not 0 <= d < math.inf), None)
+    if wrong is not None:
+        raise ConfigurationError(f"deviation {wrong:g} is no standard deviation; give 0 or more")
+    if draws < 1:
+        raise ConfigurationError(f"draws is {draws}; it must be at least 1")
+
+
+def _unit_noise(numbers: slice, shape: torch.Size, seed: int, draw: int) -> Tensor:
+    """Draw standard normal noise, float32 ``(images, *shape)`` on the CPU, image by image."""
+    return torch.stack(
+        [
+            torch.randn(shape, generator=generator(seed, draw, NOISE, number))
+            for number in range(numbers.start, numbers.stop)
+        ]
+    )
