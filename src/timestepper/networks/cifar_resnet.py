@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from timestepper.errors import ConfigurationError
 from timestepper.networks.initialise import he_normal
+from timestepper.networks.residual_variants import apply_variant
 
 WIDTHS = (16, 32, 64)
 
@@ -19,7 +20,8 @@ class BasicBlock(nn.Module):
 
     Where the shape changes the shortcut is either free of parameters (every second pixel in both
     directions, zero channels on both sides in equal number) or, as the submodule ``downsample``,
-    a strided 1x1 convolution with batch normalisation.
+    a strided 1x1 convolution with batch normalisation. ``branch_end`` is what a variant puts
+    behind the last norm, if anything.
 
     Args:
         in_channels: channels of the input.
@@ -37,6 +39,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
         self.stride = stride
         self.zeros = (channels - in_channels) // 2
+        self.branch_end: nn.Module | None = None
         self.downsample: nn.Module | None = None
         if shortcut == "project" and (stride != 1 or in_channels != channels):
             self.downsample = nn.Sequential(
@@ -60,6 +63,8 @@ class BasicBlock(nn.Module):
             thinned = x[:, :, :: self.stride, :: self.stride]
             shortcut = nn.functional.pad(thinned, (0, 0, 0, 0, self.zeros, self.zeros))
         branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if self.branch_end is not None:
+            branch = self.branch_end(branch)
         y: Tensor = self.relu(shortcut + branch)
         return y
 
@@ -76,9 +81,11 @@ class CifarResNet(nn.Module):
         num_classes: length of the output.
         in_channels: channels of the images.
         shortcut: ``"pad"`` (He's option A, no parameters) or ``"project"`` (option B).
+        variant: what the residual branches have instead of time stepping, such as ``"rezero"``:
+            a name in ``timestepper.networks.residual_variants.VARIANTS``.
 
     Raises:
-        ConfigurationError: for a depth that is not 6n + 2, or an unknown shortcut.
+        ConfigurationError: for a depth that is not 6n + 2, an unknown shortcut or variant.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class CifarResNet(nn.Module):
         num_classes: int = 10,
         in_channels: int = 3,
         shortcut: Shortcut = "pad",
+        variant: str = "plain",
     ) -> None:
         super().__init__()
         _check_depth(depth)
@@ -103,6 +111,8 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(WIDTHS[2], num_classes)
         he_normal(self)
+        # Last, so that what it draws leaves all weights above those of the plain network.
+        apply_variant(self, variant)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images.
