@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from timestepper.controllers import LSTMController
-from timestepper.errors import ConfigurationError
-from timestepper.experiments import TABLES, table1, table2, table3
+from timestepper.experiments import (
+    CALCULATED,
+    COUNTED,
+    EXPERIMENTS,
+    TRAINED,
+    table1,
+    table2,
+    table3,
+)
 
 
 def by_phase(table):
@@ -18,7 +27,7 @@ def by_phase(table):
 
 @pytest.fixture(scope="module")
 def table3_rows():
-    return by_phase(table3.reproduce(counts=True))
+    return by_phase(table3.count())
 
 
 # Printed in the paper: parameters (M) plain and in training, GMAC plain. Where it is None what the
@@ -92,7 +101,7 @@ def test_resnext_as_the_paper_counts_it(network, table3_rows):
 
 
 def test_table2():
-    rows = by_phase(table2.reproduce(counts=True))
+    rows = by_phase(table2.count())
     assert [label for label, _ in rows] == (
         ["none"] + ["TSC_indp"] * 4 + ["TSC_2fc"] * 4 + ["TSC_LSTM"] * 4
     )
@@ -120,7 +129,7 @@ STRUCTURES = {
 
 
 def test_table1():
-    rows = by_phase(table1.reproduce(counts=False))
+    rows = by_phase(table1.calculate())
     assert len(rows) == 3 * len(STRUCTURES)
     for network, (stages, r, k) in STRUCTURES.items():
         kept = sum(blocks * c for c, blocks in stages)
@@ -143,11 +152,11 @@ def test_table1():
             assert row["infer_folded"] == 0
 
 
-@pytest.mark.parametrize(("table", "counts"), [(table1, True), (table2, False), (table3, False)])
-def test_what_cannot_be_made(table, counts):
-    with pytest.raises(ConfigurationError, match="--counts"):
-        table.reproduce(counts=counts)
-
-
-def test_every_table_is_registered():
-    assert {"table1", "table2", "table3"} <= set(TABLES)
+def test_every_experiment_is_registered_with_what_it_can():
+    for name in EXPERIMENTS:
+        module = import_module(f"timestepper.experiments.{name}")
+        assert hasattr(module, "calculate") == (name in CALCULATED)
+        assert hasattr(module, "present") == (name in TRAINED)
+        assert hasattr(module, "count") == (name in COUNTED)
+    assert {"table1", "table2", "table3", "table4"} < set(EXPERIMENTS)
+    assert {"figure1", "figure3", "figure4", "figure5"} < set(EXPERIMENTS)

@@ -10,19 +10,23 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
-from timestepper.experiments import EXPERIMENTS, FIGURES
+from timestepper.experiments import CALCULATED, COUNTED, EXPERIMENTS, TRAINED
 from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.result_table import ResultTable
+from timestepper.experiments.study import SCALES, ScaleName
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 
 EXAMPLES = (
     "timestepper reproduce figure1",
-    "timestepper reproduce table1",
     "timestepper reproduce table2 --counts",
-    "timestepper reproduce table3 --counts --output results --force",
+    "timestepper reproduce figure5 --scale smoke",
+    "timestepper reproduce figure4 --scale quick --jobs 2 --dry-run",
+    "timestepper reproduce alternatives --scale paper --jobs 4 --data_dir DIR",
 )
 DEFAULT_FOLDER = "results"
+
+Result = ResultTable | ResultFigure
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,15 +34,50 @@ def add_arguments(parser: ArgumentParser) -> None:
     what = "; ".join(f"{name}: {summary}" for name, summary in EXPERIMENTS.items())
     parser.add_argument("experiment", type=str, metavar="EXPERIMENT", help=what)
     parser.add_argument(
+        "--scale",
+        type=ScaleName,
+        default="quick",
+        help="how much is trained; " + "; ".join(f"{s}: {what}" for s, what in SCALES.items()),
+    )
+    parser.add_argument(
         "--counts",
         action="store_true",
         help="of a table: parameters and multiply-accumulates, no accuracies (seconds, no data)",
     )
     parser.add_argument(
+        "--dry-run",
+        dest="dry_run",
+        action="store_true",
+        help="show what would be trained and how long that takes here, and train nothing",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float | None,
+        metavar="HOURS",
+        help="train nothing if all of it takes longer than this",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="trainings at a time; they share the cores"
+    )
+    parser.add_argument(
+        "--runs",
+        type=str,
+        default="runs",
+        metavar="FOLDER",
+        help="where trainings go; what is finished there is not trained again, and what was "
+        "interrupted goes on",
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=str | None,
+        metavar="FOLDER",
+        help="folder with the data sets; by default $TIMESTEPPER_DATA and the usual places",
+    )
+    parser.add_argument(
         "--output",
         type=str | None,
         metavar="FOLDER",
-        help=f"folder for CSV and Markdown, and a figure's PNG; by default {DEFAULT_FOLDER}",
+        help=f"folder for CSV, Markdown and PNG; by default {DEFAULT_FOLDER}",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -49,42 +88,121 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     if name not in EXPERIMENTS:
         hint = did_you_mean(name, EXPERIMENTS) or f"; there are {', '.join(EXPERIMENTS)}"
         raise ConfigurationError(f"there is no experiment '{name}'{hint}")
-    is_figure = name in FIGURES
-    if is_figure and parsed.counts:
-        raise ConfigurationError(f"{name} is a figure and has no counts; leave --counts out")
+    if parsed.counts and name not in COUNTED:
+        raise ConfigurationError(
+            f"{name} has no counts of its own ({' and '.join(COUNTED)} have); leave --counts out"
+        )
+    if parsed.jobs < 1:
+        raise ConfigurationError(f"--jobs is {parsed.jobs}; it must be at least 1")
+    if name in TRAINED and not parsed.counts:
+        return _train(name, parsed)
+    if parsed.dry_run or parsed.budget is not None:
+        raise ConfigurationError(
+            f"{name} trains nothing{' with --counts' * parsed.counts}; leave --dry-run and "
+            "--budget out"
+        )
     stem = f"{name}-counts" if parsed.counts else name
-    paths = _output_paths(parsed, stem, (".csv", ".md", *[".png"] * is_figure))
+    suffixes = (".csv", ".md", *[".png"] * (name == "figure1"))
+    paths = _output_paths(parsed, [f"{stem}{suffix}" for suffix in suffixes])
     console = Console()
     experiment = import_module(f"timestepper.experiments.{name}")
     with console.status("computing"):
-        figure: ResultFigure | None = experiment.reproduce() if is_figure else None
-        table: ResultTable = figure.table if figure else experiment.reproduce(counts=parsed.counts)
+        result: Result = experiment.calculate() if name in CALCULATED else experiment.count()
+    made_by = provenance(command=f"timestepper reproduce {name}{' --counts' * parsed.counts}")
+    _show(result, console)
+    _write(result, made_by, paths, console)
+    return 0
+
+
+def _train(name: str, parsed: Namespace) -> int:
+    """Carry out an experiment that trains networks."""
+    from timestepper.experiments.comparing import runs_table
+    from timestepper.experiments.cost import Estimator
+    from timestepper.experiments.outcomes import read_outcomes
+    from timestepper.experiments.plan import plan
+    from timestepper.experiments.plan_table import plan_table
+    from timestepper.experiments.runner import carry_out
+    from timestepper.experiments.study import read_study
+
+    stem = f"{name}-{parsed.scale}"
+    names = [f"{stem}.csv", f"{stem}.md", f"{stem}.png", f"{stem}-runs.csv"]
+    paths = [] if parsed.dry_run else _output_paths(parsed, names)
+    console = Console()
+    study = read_study(name)
+    scale = study.at(parsed.scale)
+    planned = plan(study.methods, scale, Path(parsed.runs), parsed.data_dir)
+    estimator = Estimator(parsed.jobs)
+    with console.status("trying a step of each training"):
+        table = plan_table(planned, estimator)
+    console.print(table)
+    hours = sum(map(estimator.remaining, planned)) / 3600 / parsed.jobs
+    console.print(f"to do: about {duration(hours)} on this machine with --jobs {parsed.jobs}")
+    if parsed.budget is not None and hours > parsed.budget:
+        raise ConfigurationError(
+            f"{name} at scale {parsed.scale} takes about {hours:.2g} hours here with --jobs "
+            f"{parsed.jobs}, and --budget allows {parsed.budget:g}; take a smaller --scale, or "
+            "give it more time"
+        )
+    if parsed.dry_run:
+        return 0
+    failed = 0
+    for number, (each, failure) in enumerate(carry_out(planned, parsed.jobs), 1):
+        what = f"failed: {failure}" if failure else "done"
+        console.print(f"{number}: {each.name} {what}", highlight=False, soft_wrap=True)
+        failed += failure is not None
+    outcomes = read_outcomes(planned)
+    if not outcomes:
+        raise RunError(f"no training of {name} succeeded; see the logs in {parsed.runs}")
+    experiment = import_module(f"timestepper.experiments.{name}")
+    result: Result = experiment.present(scale, planned, outcomes)
+    made_by = provenance(command=f"timestepper reproduce {name} --scale {parsed.scale}")
+    _show(result, console)
+    _write(result, made_by, paths[:3], console)
+    paths[3].parent.mkdir(exist_ok=True)
+    write_atomically(paths[3], runs_table(outcomes).to_csv(made_by).encode())
+    console.print(f"each training: {paths[3]}", highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def duration(hours: float) -> str:
+    """Write a duration for people."""
+    minutes = 60 * hours
+    if minutes < 1:
+        return f"{60 * minutes:.0f} seconds"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{hours:,.1f} hours"
+
+
+def _show(result: Result, console: Console) -> None:
+    table = result.table if isinstance(result, ResultFigure) else result
     console.print(table.to_rich())
     for note in table.notes:
         console.print(f"- {note}", highlight=False, markup=False)
-    made_by = provenance(command=f"timestepper reproduce {name}{' --counts' * parsed.counts}")
-    picture = f"{name}.png" if figure else None
+
+
+def _write(result: Result, made_by: Sequence[str], paths: Sequence[Path], console: Console) -> None:
+    """Write CSV and Markdown, and a figure's PNG."""
+    table = result.table if isinstance(result, ResultFigure) else result
+    picture = paths[2].name if isinstance(result, ResultFigure) else None
     contents = [table.to_csv(made_by).encode(), table.to_markdown(made_by, picture).encode()]
-    if figure:
-        contents.append(figure.to_png(made_by))
+    if isinstance(result, ResultFigure):
+        contents.append(result.to_png(made_by))
     paths[0].parent.mkdir(exist_ok=True)
     for path, content in zip(paths, contents, strict=True):
         write_atomically(path, content)
         kind = "figure" if path.suffix == ".png" else "table"
         console.print(f"{kind}: {path}", highlight=False, soft_wrap=True)
-    return 0
 
 
-def _output_paths(parsed: Namespace, stem: str, suffixes: Sequence[str]) -> list[Path]:
-    """Decide which files to write, one for each suffix.
+def _output_paths(parsed: Namespace, names: Sequence[str]) -> list[Path]:
+    """Decide which files to write.
 
     Raises:
         RunError: one exists already, or their folder does not.
     """
     folder = Path(DEFAULT_FOLDER if parsed.output is None else parsed.output)
     if not folder.is_dir() and (parsed.output is not None or folder.exists()):
-        raise RunError(f"{stem} can't be written: there is no folder {folder}")
-    paths = [folder / f"{stem}{suffix}" for suffix in suffixes]
+        raise RunError(f"{names[0]} can't be written: there is no folder {folder}")
+    paths = [folder / name for name in names]
     for path in paths:
         if path.exists() and not parsed.force:
             raise RunError(

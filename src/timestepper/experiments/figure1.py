@@ -41,7 +41,7 @@ NOTES = (
 )
 
 
-def reproduce() -> ResultFigure:
+def calculate() -> ResultFigure:
     """Solve the problem in three ways."""
     problem = (lambda _, y: RATE * y, 1.0, 0.0, END)
     solutions = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 Cell = str | int | float
-"""Text, a count, or a quantity."""
+"""Text, a count, or a quantity; NaN where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Column:
         text: it holds text, not numbers.
         signed: its numbers are differences.
         decimals: of its quantities; counts have none.
+        plus_minus: people see it behind the column before, as in 1.23 ± 0.45.
     """
 
     key: str
@@ -31,11 +33,14 @@ class Column:
     text: bool = False
     signed: bool = False
     decimals: int = 3
+    plus_minus: bool = False
 
     def show(self, cell: Cell) -> str:
         """Format a cell for people."""
         if isinstance(cell, str):
             return cell
+        if math.isnan(cell):
+            return "—"
         sign = "+" if self.signed else ""
         return f"{cell:{sign},}" if isinstance(cell, int) else f"{cell:{sign}z.{self.decimals}f}"
 
@@ -65,7 +70,7 @@ class ResultTable:
             pad_edge=False,
             collapse_padding=True,
         )
-        for column in self.columns:
+        for column in self._shown_columns():
             table.add_column(column.heading, justify="left" if column.text else "right")
         group: Cell = ""
         for row in self.rows:
@@ -77,7 +82,16 @@ class ResultTable:
         return table
 
     def _show(self, row: tuple[Cell, ...]) -> list[str]:
-        return [column.show(cell) for column, cell in zip(self.columns, row, strict=True)]
+        shown: list[str] = []
+        for column, cell in zip(self.columns, row, strict=True):
+            if not column.plus_minus:
+                shown.append(column.show(cell))
+            elif isinstance(cell, str) or not math.isnan(cell):
+                shown[-1] += f" ± {column.show(cell)}"
+        return shown
+
+    def _shown_columns(self) -> list[Column]:
+        return [column for column in self.columns if not column.plus_minus]
 
     def to_csv(self, made_by: Sequence[str]) -> str:
         """Write it as CSV, numbers in full, below lines that begin with '#'.
@@ -91,7 +105,7 @@ class ResultTable:
         writer.writerow(column.key for column in self.columns)
         for row in self.rows:
             # Sums and differences of decimals, without the noise of their last binary digits.
-            writer.writerow(round(cell, 9) if isinstance(cell, float) else cell for cell in row)
+            writer.writerow(_number(cell) if isinstance(cell, float) else cell for cell in row)
         return text.getvalue()
 
     def to_markdown(self, made_by: Sequence[str], picture: str | None = None) -> str:
@@ -110,8 +124,8 @@ class ResultTable:
                 f"# {self.title}",
                 "",
                 *([f"![{self.title}]({picture})", ""] if picture else []),
-                line([column.heading.replace("\n", " ") for column in self.columns]),
-                line(["---" if column.text else "---:" for column in self.columns]),
+                line([column.heading.replace("\n", " ") for column in self._shown_columns()]),
+                line(["---" if column.text else "---:" for column in self._shown_columns()]),
                 *(line(self._show(row)) for row in self.rows),
                 "",
                 *(f"- {note}" for note in self.notes),
@@ -122,3 +136,7 @@ class ResultTable:
                 "",
             ]
         )
+
+
+def _number(cell: float) -> float | str:
+    return "" if math.isnan(cell) else round(cell, 9)

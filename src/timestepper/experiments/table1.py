@@ -9,7 +9,6 @@ from fractions import Fraction
 from torch import nn
 
 from timestepper.controllers import Controller
-from timestepper.errors import ConfigurationError
 from timestepper.experiments.counting import build_shapes, parameters
 from timestepper.experiments.result_table import Cell, Column, ResultTable
 from timestepper.stepping import fold
@@ -72,14 +71,8 @@ NOTES = (
 )
 
 
-def reproduce(*, counts: bool) -> ResultTable:
-    """Evaluate the paper's formulas beside what is built.
-
-    Raises:
-        ConfigurationError: ``counts`` was asked for, of a table that has nothing else.
-    """
-    if counts:
-        raise ConfigurationError("table1 has nothing but counts; leave --counts out")
+def calculate() -> ResultTable:
+    """Evaluate the paper's formulas beside what is built."""
     rows: list[tuple[Cell, ...]] = []
     for label, name in NETWORKS.items():
         plain = parameters(build_shapes(name))

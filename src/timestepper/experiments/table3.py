@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from timestepper.errors import ConfigurationError
+from collections.abc import Sequence
+
+from timestepper.experiments.comparing import compare as compare_methods
 from timestepper.experiments.comparison import COLUMNS, NOTES, Paper, compare, compare_stepped
 from timestepper.experiments.counting import count_stepped
+from timestepper.experiments.outcomes import Outcome
+from timestepper.experiments.plan import PlannedRun
+from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.result_table import Cell, Column, ResultTable
+from timestepper.experiments.study import Scale
 
 # The network; the paper's plain network, and with TSC_LSTM in training and in inference.
 NETWORKS = {
@@ -25,20 +31,24 @@ NETWORKS = {
     "SENet-101": ("seresnet101_v1", Paper(49.33, 7.60), Paper(51.60, 7.66), Paper(49.36, 7.60)),
 }
 
+ERRORS = {
+    "ResNet-18": (29.41, 28.80),
+    "ResNet-34": (26.03, 25.39),
+    "ResNet-50": (24.42, 23.63),
+    "ResNet-101": (22.94, 22.24),
+    "ResNeXt-50": (22.84, 22.23),
+    "ResNeXt-101": (21.88, 21.17),
+    "SENet-50": (23.27, 22.75),
+    "SENet-101": (22.37, 21.82),
+}
+"""Top-1 errors of the paper's own runs on ImageNet, in percent: plain, and with TSC_LSTM."""
+
 # What W_in, with C/8 rows, has less for each stage where w̄ is C/4 + C long and not C/2 + C.
 FEWER_IN_RESNEXT = sum(channels // 8 * channels // 4 for channels in (256, 512, 1024, 2048))
 
 
-def reproduce(*, counts: bool) -> ResultTable:
-    """Count every row of the table.
-
-    Raises:
-        ConfigurationError: the table was asked for with its accuracies.
-    """
-    if not counts:
-        raise ConfigurationError(
-            "so far only the counts of table3 can be made, not its accuracies; add --counts"
-        )
+def count() -> ResultTable:
+    """Count parameters and operations of every row."""
     rows: list[tuple[Cell, ...]] = []
     narrow: list[str] = []
     for label, (name, plain, training, inference) in NETWORKS.items():
@@ -61,4 +71,24 @@ def reproduce(*, counts: bool) -> ResultTable:
             "R^{C/2 + C}. Were it in R^{C/4 + C}, as in a ResNet, there would be in training: "
             f"{', '.join(narrow)}: the paper's numbers.",
         ),
+    )
+
+
+def present(
+    scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
+) -> ResultFigure:
+    """Compare plain and time-stepped networks, beside the paper's errors on ImageNet."""
+    methods = ("plain", "tsc-lstm")
+    paper = {
+        (network, method): error
+        for network, errors in ERRORS.items()
+        for method, error in zip(methods, errors, strict=True)
+    }
+    return compare_methods(
+        "Table 3: families and depths",
+        scale,
+        planned,
+        outcomes,
+        paper,
+        ["The paper's errors are those on ImageNet, whatever was trained on here."],
     )

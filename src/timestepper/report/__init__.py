@@ -1,5 +1,6 @@
 """Plots and tables of networks, their runs, and solutions."""
 
+from timestepper.report.bands import Panel, plot_bands, plot_intervals
 from timestepper.report.curves import plot_curves
 from timestepper.report.gradients import plot_gradient_flow
 from timestepper.report.solutions import plot_solutions
@@ -14,11 +15,14 @@ from timestepper.report.steps import plot_step_sizes, step_size_table
 from timestepper.report.trajectory import plot_trajectory
 
 __all__ = [
+    "Panel",
     "comparison_table",
+    "plot_bands",
     "plot_curves",
     "plot_eigenvalues",
     "plot_gradient_flow",
     "plot_growth",
+    "plot_intervals",
     "plot_solutions",
     "plot_step_sizes",
     "plot_trajectory",

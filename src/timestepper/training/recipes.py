@@ -94,6 +94,35 @@ def read_configuration(path: Path) -> Configuration:
         raise ConfigurationError(f"{path}: {explain(error, parser)}") from error
 
 
+def overlaid(configuration: Configuration, settings: dict[str, Any], where: str) -> Configuration:
+    """Change some settings of a configuration.
+
+    Args:
+        configuration: what to start from.
+        settings: what differs, nested as in YAML.
+        where: where the settings come from, for messages.
+
+    Raises:
+        ConfigurationError: a setting is unknown or impossible.
+    """
+    parser = _file_parser()
+    try:
+        merged = _merged(asdict(configuration), settings)
+        return to_configuration(parser, parser.parse_object(merged))
+    except ConfigurationError:
+        raise
+    except MALFORMED as error:
+        raise ConfigurationError(f"{where}: {explain(error, parser)}") from error
+
+
+def _merged(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in settings.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
+
+
 def write_configuration(configuration: Configuration, path: Path) -> None:
     """Write a complete configuration as YAML."""
     parser = _file_parser()

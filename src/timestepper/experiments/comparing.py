@@ -1,0 +1,208 @@
+"""Methods beside each other: what each came to, and how it differs from the plain network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from timestepper.experiments.outcomes import Outcome
+from timestepper.experiments.plan import PlannedRun
+from timestepper.experiments.result_figure import ResultFigure
+from timestepper.experiments.result_table import Cell, Column, ResultTable
+from timestepper.experiments.statistics import Difference, Estimate, difference, estimate
+from timestepper.experiments.study import Scale, read_methods
+from timestepper.report import plot_intervals
+from timestepper.report.bands import Interval
+
+BASELINE = "plain"
+
+STATISTICS = (
+    "n: seeds. ±: half of the 95 % interval of a mean over seeds (Student's t). Differences are "
+    "taken seed by seed; p is of the two-sided paired t-test, not corrected for the number of "
+    "rows. An interval that holds zero is no difference that so few seeds can show."
+)
+
+COLUMNS = (
+    Column("network", "network", text=True),
+    Column("method", "method", text=True),
+    Column("seeds", "n"),
+    Column("error_percent", "error\n(%)", decimals=2),
+    Column("error_interval", "±", decimals=2, plus_minus=True),
+    Column("loss", "loss"),
+    Column("loss_interval", "±", plus_minus=True),
+    Column("error_difference", "error −\nplain", signed=True, decimals=2),
+    Column("error_difference_interval", "±", decimals=2, plus_minus=True),
+    Column("p", "p"),
+)
+
+PAPER_COLUMNS = (
+    Column("paper_error_percent", "paper\nerror (%)", decimals=2),
+    Column("paper_error_difference", "paper −\nplain", signed=True, decimals=2),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A network under a protocol, by every method.
+
+    Attributes:
+        protocol: name of the recipe.
+        network: label of the network.
+        title: what it is called among all groups.
+        outcomes: by method, in the study's order; one for each seed that is done.
+    """
+
+    protocol: str
+    network: str
+    title: str
+    outcomes: dict[str, list[Outcome]]
+
+    def difference(self, method: str) -> Difference | None:
+        """Compare errors with the plain network's, for the seeds that both have."""
+        own = {o.planned.seed: o.error for o in self.outcomes[method]}
+        plain = {o.planned.seed: o.error for o in self.outcomes.get(BASELINE, ())}
+        seeds = [seed for seed in own if seed in plain]
+        if method == BASELINE or not seeds:
+            return None
+        return difference([own[s] for s in seeds], [plain[s] for s in seeds])
+
+
+def group(scale: Scale, outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[Group]:
+    """Sort outcomes by protocol, network and method."""
+    groups = []
+    for protocol, label in scale.protocols.items():
+        for network in scale.networks:
+            title = network if len(scale.protocols) == 1 else f"{label}: {network}"
+            here = [
+                o
+                for o in outcomes
+                if (o.planned.protocol, o.planned.network) == (protocol, network)
+            ]
+            by_method = {m: [o for o in here if o.planned.method == m] for m in methods}
+            groups.append(Group(protocol, network, title, by_method))
+    return groups
+
+
+def notes(scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]) -> list[str]:
+    """Say what was trained, by what code, and what is missing."""
+    labels = read_methods()
+    what = "; ".join(f"{label} (recipe {name})" for name, label in scale.protocols.items())
+    networks = ", ".join(f"{label} is {name}" for label, name in scale.networks.items())
+    commits = dict.fromkeys(commit for outcome in outcomes for commit in outcome.commits)
+    said = [
+        f"Trained on {what}. Networks: {networks}. Errors and losses are those of the test images "
+        "after the last epoch.",
+        f"Trained by the code of {', '.join(commits) or 'no commit'}.",
+    ]
+    done = {outcome.planned.name for outcome in outcomes}
+    missing: dict[str, list[int]] = {}
+    for each in planned:
+        if each.name not in done:
+            name = (
+                f"{labels[each.method].label} of {each.network} ({scale.protocols[each.protocol]})"
+            )
+            missing.setdefault(name, []).append(each.seed)
+    if missing:
+        listed = ", ".join(
+            f"{name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            for name, seeds in missing.items()
+        )
+        said.append(f"Failed, and therefore left out: {listed}.")
+    return said
+
+
+def compare(
+    title: str,
+    scale: Scale,
+    planned: Sequence[PlannedRun],
+    outcomes: Sequence[Outcome],
+    paper: Mapping[tuple[str, str], float] | None = None,
+    more_notes: Sequence[str] = (),
+) -> ResultFigure:
+    """Tabulate errors and losses by method, and draw the differences from the plain network.
+
+    Args:
+        title: of the table.
+        scale: what was planned.
+        planned: all trainings.
+        outcomes: of those that are done.
+        paper: the paper's error in percent by label of the network and name of the method.
+        more_notes: what else there is to say.
+    """
+    labels = read_methods()
+    methods = list(dict.fromkeys(each.method for each in planned))
+    rows: list[tuple[Cell, ...]] = []
+    drawn: dict[str, dict[str, Interval]] = {}
+    for each in group(scale, outcomes, methods):
+        for method, of_method in each.outcomes.items():
+            compared = each.difference(method)
+            row = (
+                each.title,
+                labels[method].label,
+                *_cells(of_method, compared),
+            )
+            if compared is not None:
+                found = compared.estimate
+                drawn.setdefault(each.title, {})[labels[method].label] = (
+                    *(found.mean, found.low, found.high),
+                )
+            rows.append(
+                row if paper is None else (*row, *_paper_cells(paper, each.network, method))
+            )
+    columns = COLUMNS if paper is None else (*COLUMNS, *PAPER_COLUMNS)
+    table = ResultTable(
+        title, columns, rows, (*notes(scale, planned, outcomes), STATISTICS, *more_notes)
+    )
+    x_label = "test error − that of the plain network (percentage points), 95 % interval"
+    return ResultFigure(plot_intervals(drawn, x_label), table)
+
+
+def half_width(found: Estimate) -> float:
+    """Return half of an estimate's interval."""
+    return (found.high - found.low) / 2
+
+
+def _cells(outcomes: Sequence[Outcome], compared: Difference | None) -> tuple[Cell, ...]:
+    if not outcomes:
+        return (0, *[math.nan] * 7)
+    error, loss = estimate([o.error for o in outcomes]), estimate([o.loss for o in outcomes])
+    cells: tuple[Cell, ...] = (
+        *(len(outcomes), error.mean, half_width(error), loss.mean, half_width(loss)),
+    )
+    if compared is None:
+        return (*cells, *[math.nan] * 3)
+    return (*cells, compared.estimate.mean, half_width(compared.estimate), compared.p)
+
+
+def _paper_cells(
+    paper: Mapping[tuple[str, str], float], network: str, method: str
+) -> tuple[float, float]:
+    error = paper.get((network, method), math.nan)
+    plain = paper.get((network, BASELINE), math.nan)
+    return error, error - plain if method != BASELINE else math.nan
+
+
+RUN_COLUMNS = (
+    Column("protocol", "protocol", text=True),
+    Column("network", "network", text=True),
+    Column("method", "method", text=True),
+    Column("seed", "seed"),
+    Column("error_percent", "error (%)", decimals=2),
+    Column("loss", "loss"),
+    Column("train_error_percent", "train error (%)", decimals=2),
+    Column("commit", "commit", text=True),
+)
+
+
+def runs_table(outcomes: Sequence[Outcome]) -> ResultTable:
+    """Tabulate every training by itself, from which all statistics can be made again."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(o.planned.protocol, o.planned.configuration.network.name, o.planned.method),
+            *(o.planned.seed, o.error, o.loss, 100 * (1 - o.history[-1]["train_accuracy"])),
+            " then ".join(o.commits),
+        )
+        for o in outcomes
+    ]
+    return ResultTable("Trainings", RUN_COLUMNS, rows, ())

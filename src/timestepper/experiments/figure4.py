@@ -1,0 +1,93 @@
+"""Figure 4: accuracy and loss under Gaussian noise on the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from timestepper.experiments.comparing import BASELINE, STATISTICS, group, half_width, notes
+from timestepper.experiments.outcomes import Outcome
+from timestepper.experiments.plan import PlannedRun
+from timestepper.experiments.result_figure import ResultFigure
+from timestepper.experiments.result_table import Cell, Column, ResultTable
+from timestepper.experiments.statistics import difference, estimate
+from timestepper.experiments.study import Scale, read_methods
+from timestepper.report import Panel, plot_bands
+from timestepper.report.bands import Interval
+
+COLUMNS = (
+    Column("method", "method", text=True),
+    Column("deviation", "noise", decimals=2),
+    Column("accuracy_percent", "accuracy\n(%)", decimals=2),
+    Column("accuracy_interval", "±", decimals=2, plus_minus=True),
+    Column("accuracy_difference", "accuracy\n− plain", signed=True, decimals=2),
+    Column("accuracy_difference_interval", "±", decimals=2, plus_minus=True),
+    Column("p", "p"),
+    Column("loss", "loss"),
+    Column("loss_interval", "±", plus_minus=True),
+    Column("loss_growth", "loss −\nat noise 0"),
+)
+
+NOTES = (
+    "Noise: standard deviation of Gaussian noise, in those of the training images' pixels, added "
+    "to the normalised images without clipping. The paper does not say its unit.",
+    "The paper's figure has no numbers. Its text says that TSC has the best accuracy of Δt = 1, "
+    "Δt = 0.01 and TSC at every level, and that its loss grows less than that of Δt = 1.",
+)
+
+
+def present(
+    scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
+) -> ResultFigure:
+    """Draw accuracy and loss against the standard deviation of the noise."""
+    assert scale.noise is not None
+    labels = read_methods()
+    methods = list(dict.fromkeys(each.method for each in planned))
+    rows: list[tuple[Cell, ...]] = []
+    panels = []
+    for each in group(scale, outcomes, methods):
+        drawn: dict[str, dict[str, dict[float, Interval]]] = {"accuracy": {}, "loss": {}}
+        for method, of_method in each.outcomes.items():
+            label = labels[method].label + (" (Δt = 1)" if method == BASELINE else "")
+            plain = {o.planned.seed: o for o in each.outcomes.get(BASELINE, ())}
+            clean = estimate([_at(o, "loss", 0) for o in of_method]).mean if of_method else 0.0
+            for column, deviation in enumerate(scale.noise.deviations if of_method else ()):
+                accuracy = estimate([100 * _at(o, "accuracy", column) for o in of_method])
+                loss = estimate([_at(o, "loss", column) for o in of_method])
+                for quantity, found in (("accuracy", accuracy), ("loss", loss)):
+                    at = drawn[quantity].setdefault(label, {})
+                    at[deviation] = (found.mean, found.low, found.high)
+                paired = [(o, plain[o.planned.seed]) for o in of_method if o.planned.seed in plain]
+                gain: tuple[float, ...] = (float("nan"),) * 3
+                if method != BASELINE and paired:
+                    values = [
+                        [100 * _at(o, "accuracy", column) for o in side]
+                        for side in zip(*paired, strict=True)
+                    ]
+                    compared = difference(*values)
+                    gain = (compared.estimate.mean, half_width(compared.estimate), compared.p)
+                rows.append(
+                    (
+                        label,
+                        deviation,
+                        *(accuracy.mean, half_width(accuracy), *gain),
+                        *(loss.mean, half_width(loss), loss.mean - clean),
+                    )
+                )
+        for quantity, unit in (("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)")):
+            x_label = "standard deviation of the noise"
+            panels.append(Panel(each.title, x_label, unit, drawn[quantity]))
+    settings = f"Means over {scale.noise.draws} draws of the noise, the same ones for all networks."
+    table = ResultTable(
+        "Figure 4: Gaussian noise on the inputs",
+        COLUMNS,
+        rows,
+        (*notes(scale, planned, outcomes), settings, STATISTICS, *NOTES),
+    )
+    return ResultFigure(plot_bands(panels), table)
+
+
+def _at(outcome: Outcome, quantity: str, column: int) -> float:
+    """Average a network's draws at one deviation."""
+    return float(np.mean([draw[column] for draw in outcome.noise[quantity]]))

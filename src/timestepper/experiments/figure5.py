@@ -1,0 +1,43 @@
+"""Figure 5: accuracy against depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timestepper.experiments.comparing import compare, group
+from timestepper.experiments.outcomes import Outcome
+from timestepper.experiments.plan import PlannedRun
+from timestepper.experiments.result_figure import ResultFigure
+from timestepper.experiments.statistics import estimate
+from timestepper.experiments.study import Scale, read_methods
+from timestepper.report import Panel, plot_bands
+from timestepper.report.bands import Interval
+
+NOTES = (
+    "The paper's figure has no numbers; its text says that plain networks reach a plateau and then "
+    "drop, and that time-stepped ones go on gaining slowly.",
+)
+
+
+def present(
+    scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
+) -> ResultFigure:
+    """Draw accuracy against depth; networks are labelled by their depth."""
+    labels = read_methods()
+    methods = list(dict.fromkeys(each.method for each in planned))
+    depths = [int(network) for network in scale.networks]
+    panels = []
+    groups = group(scale, outcomes, methods)
+    for protocol, title in scale.protocols.items():
+        curves: dict[str, dict[float, Interval]] = {}
+        for each in groups:
+            for method, of_method in each.outcomes.items():
+                if each.protocol == protocol and of_method:
+                    found = estimate([100 - outcome.error for outcome in of_method])
+                    curve = curves.setdefault(labels[method].label, {})
+                    curve[int(each.network)] = (found.mean, found.low, found.high)
+        panels.append(Panel(title, "layers", "test accuracy (%)", curves, ticks=depths))
+    table = compare(
+        "Figure 5: accuracy against depth", scale, planned, outcomes, more_notes=NOTES
+    ).table
+    return ResultFigure(plot_bands(panels), table)

@@ -1,0 +1,72 @@
+"""What the trainings of an experiment came to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from timestepper.errors import RunError
+from timestepper.experiments.plan import PlannedRun
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training.
+
+    Attributes:
+        planned: what it was.
+        history: a row for each epoch, as a run's metrics have it.
+        commits: the code that made it; several where it was interrupted in between.
+    """
+
+    planned: PlannedRun
+    history: list[dict[str, float]]
+    commits: tuple[str, ...]
+
+    @property
+    def error(self) -> float:
+        """Share of the test images that are wrong after the last epoch, in percent."""
+        return 100 * (1 - self.history[-1]["test_accuracy"])
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy of the test images after the last epoch, in nats."""
+        return self.history[-1]["test_loss"]
+
+    @cached_property
+    def noise(self) -> dict[str, Any]:
+        """What was measured under noise, see :class:`~timestepper.robustness.noise.NoiseCurve`."""
+        content: dict[str, Any] = json.loads(self.planned.noise_file.read_text(encoding="utf-8"))
+        return content
+
+
+def read_outcomes(planned: Sequence[PlannedRun]) -> list[Outcome]:
+    """Read those trainings that are done.
+
+    Raises:
+        RunError: a file of theirs is missing or broken.
+    """
+    return [_read(each) for each in planned if each.state == "done"]
+
+
+def _read(planned: PlannedRun) -> Outcome:
+    run = planned.run
+    try:
+        with run.metrics.open(encoding="utf-8", newline="") as file:
+            history = [
+                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+            ]
+        facts = run.provenance.read_text(encoding="utf-8").splitlines()
+        if len(history) != planned.configuration.epochs:
+            raise ValueError(f"it has {len(history)} epochs, not {planned.configuration.epochs}")
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{run.folder} is finished, but {run.metrics.name} or {run.provenance.name} is missing "
+            f"or broken ({error}); remove the folder to train anew"
+        ) from error
+    commits = [fact.partition("commit: ")[2] for fact in facts if "commit: " in fact]
+    return Outcome(planned, history, tuple(dict.fromkeys(commits)))

@@ -1,0 +1,140 @@
+"""The trainings of an experiment, and how far each of them is."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from timestepper.errors import ConfigurationError, RunError, did_you_mean
+from timestepper.experiments.study import Noise, Scale, read_methods
+from timestepper.training.configuration import Configuration, DataConfiguration
+from timestepper.training.recipes import find_recipe, overlaid, read_configuration
+from timestepper.training.run import Run
+
+State = Literal["done", "trained", "started", "new"]
+"""Done, trained but not measured, started, or not begun."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A training of an experiment.
+
+    Attributes:
+        protocol: the recipe that it follows.
+        network: label of the network.
+        method: name of the method.
+        seed: its seed.
+        configuration: all settings.
+        run: its folder.
+        noise: what is measured afterwards.
+    """
+
+    protocol: str
+    network: str
+    method: str
+    seed: int
+    configuration: Configuration
+    run: Run
+    noise: Noise | None
+
+    @property
+    def name(self) -> str:
+        """The folder, as it is called within the folder of all runs."""
+        return f"{self.protocol}/{self.run.folder.name}"
+
+    @property
+    def log(self) -> Path:
+        """Where the training's output goes."""
+        return self.run.folder.with_name(f"{self.run.folder.name}.log")
+
+    @property
+    def noise_file(self) -> Path:
+        """Where the measurement under noise is kept; other settings have another file."""
+        settings = json.dumps(asdict(self.noise) if self.noise else None)
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+        return self.run.folder / f"noise-{digest}.json"
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that its metrics have."""
+        if not self.run.metrics.exists():
+            return 0
+        return len(self.run.metrics.read_text(encoding="utf-8").splitlines()) - 1
+
+    @property
+    def state(self) -> State:
+        """How far it is."""
+        if not self.run.configuration.exists():
+            return "new"
+        if not self.run.folded.exists():
+            return "started"
+        return "done" if self.noise is None or self.noise_file.exists() else "trained"
+
+
+def plan(
+    methods: tuple[str, ...], scale: Scale, folder: Path, data_dir: str | None
+) -> list[PlannedRun]:
+    """Plan the trainings of an experiment; experiments that need the same ones share them.
+
+    Args:
+        methods: names of methods.
+        scale: what else is trained.
+        folder: where all runs are.
+        data_dir: folder with the data sets, see :class:`DataConfiguration`.
+
+    Returns:
+        The trainings, all methods of a seed together.
+
+    Raises:
+        ConfigurationError: a protocol or a method is unknown or impossible.
+        RunError: a run in the folder was made with other settings.
+    """
+    known = read_methods()
+    planned = []
+    for protocol, (label, network), seed, method in itertools.product(
+        scale.protocols, scale.networks.items(), range(scale.seeds), methods
+    ):
+        if method not in known:
+            raise ConfigurationError(f"there is no method '{method}'{did_you_mean(method, known)}")
+        base = read_configuration(find_recipe(protocol))
+        settings = {"seed": seed, "network": {"name": network}, "data": {"data_dir": data_dir}}
+        where = f"method {method}"
+        configuration = overlaid(overlaid(base, settings, where), known[method].settings, where)
+        run = Run(folder / protocol / f"{network.replace('/', '-')}-{method}-{seed}")
+        planned.append(PlannedRun(protocol, label, method, seed, configuration, run, scale.noise))
+        _require_same(run, configuration)
+    return planned
+
+
+def _require_same(run: Run, configuration: Configuration) -> None:
+    """Raise :class:`RunError` if a run exists that follows another protocol."""
+    if not run.folder.exists():
+        return
+    found = _what_matters(run.read_configuration())
+    wanted = _what_matters(configuration)
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise RunError(
+                f"{run.folder} was made with {key} {found[key]}, and the plan has {value}: its "
+                "results don't belong into this experiment; move that run away, or name another "
+                "folder with --runs"
+            )
+
+
+def _what_matters(configuration: Configuration) -> dict[str, Any]:
+    """Flatten a configuration, without where its files are and what it runs on."""
+    here = DataConfiguration(name=configuration.data.name, image_size=configuration.data.image_size)
+    return dict(_flat(asdict(replace(configuration, data=here, accelerator="auto"))))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and key != "options":
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

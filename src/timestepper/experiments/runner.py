@@ -1,0 +1,147 @@
+"""Carries out a plan: several trainings at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from timestepper.errors import TimestepperError
+from timestepper.experiments.plan import PlannedRun
+from timestepper.files import write_atomically
+from timestepper.provenance import provenance
+from timestepper.training.interruption import Interrupted
+from timestepper.training.loop import train
+
+
+def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
+    """Train and measure what is not done yet, and go on after a training that fails.
+
+    Trainings that were interrupted go on where they stopped. On SIGTERM or Ctrl-C all trainings
+    save their state before this raises.
+
+    Args:
+        planned: the trainings.
+        jobs: how many run at once; they share the CPU's cores.
+
+    Yields:
+        Each training when it has ended, and why it failed, or None.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; everything is saved.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    waiting = [each for each in planned if each.state != "done"]
+    active: dict[int, tuple[ForkServerProcess, PlannedRun]] = {}
+    with _Stop() as stop:
+        while active or (waiting and not stop.received):
+            while waiting and len(active) < jobs and not stop.received:
+                each = waiting.pop(0)
+                process = context.Process(target=_work, args=(each, threads_for(jobs)))
+                process.start()
+                active[process.sentinel] = (process, each)
+            for sentinel in wait(list(active), timeout=0.2):
+                process, each = active.pop(sentinel)  # type: ignore[arg-type]
+                process.join()
+                if not stop.received:
+                    yield each, _failure(each, process.exitcode)
+            if stop.received:
+                stop.forward([process for process, _ in active.values()])
+    if stop.received:
+        raise Interrupted(
+            stop.received,
+            "stopped; what was being trained is saved, and the same command goes on from there",
+        )
+
+
+def threads_for(jobs: int) -> int:
+    """Share the CPU's cores among trainings that run at once."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+class _Stop:
+    """Notes SIGINT and SIGTERM while it is entered, and hands them on once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._forwarded = False
+
+    def __enter__(self) -> _Stop:
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def forward(self, processes: Sequence[ForkServerProcess]) -> None:
+        if not self._forwarded:
+            for process in processes:
+                process.terminate()
+        self._forwarded = True
+
+
+def _failure(planned: PlannedRun, status: int | None) -> str | None:
+    """Say why a training failed, by its process's exit status and the end of its log."""
+    if status == 0:
+        return None
+    if status is not None and status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}; see {planned.log}"
+    lines = planned.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it ended with status {status}"
+
+
+def _work(planned: PlannedRun, threads: int) -> None:
+    """Train and measure, in a process of its own, its output in the log."""
+    planned.log.parent.mkdir(parents=True, exist_ok=True)
+    with planned.log.open("a", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    # Ctrl-C reaches all processes of a terminal's session; this one is told by the first.
+    os.setsid()
+    torch.set_num_threads(threads)
+    try:
+        if planned.state in ("new", "started"):
+            resume = planned.state == "started"
+            train(planned.run, planned.configuration, resume=resume, console=Console(width=120))
+        if planned.state == "trained":
+            write_atomically(planned.noise_file, json.dumps(_measure(planned)).encode())
+    except (TimestepperError, Interrupted, OSError) as error:
+        print(error, flush=True)
+        sys.exit(1)
+
+
+def _measure(planned: PlannedRun) -> dict[str, Any]:
+    from timestepper.robustness.noise import noise_curve
+    from timestepper.training.trained import load_trained
+
+    assert planned.noise is not None
+    trained = load_trained(planned.run)
+    curve = noise_curve(
+        trained.network,
+        trained.images,
+        trained.fabric,
+        deviations=planned.noise.deviations,
+        draws=planned.noise.draws,
+    )
+    return {
+        "made_by": provenance(trained.fabric.device, command="timestepper reproduce"),
+        **asdict(planned.noise),
+        "accuracy": curve.accuracy.tolist(),
+        "loss": curve.loss.tolist(),
+    }

@@ -1,0 +1,136 @@
+"""What is planned, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from timestepper.errors import ConfigurationError, RunError
+from timestepper.experiments import TRAINED
+from timestepper.experiments.plan import plan
+from timestepper.experiments.study import SCALES, Noise, Scale, read_methods, read_study
+from timestepper.networks import create
+from timestepper.training.recipes import find_recipe, read_configuration
+from timestepper.training.run import Run
+
+SMOKE = Scale({"smoke": "digits"}, {"ResNet-8": "cifar_resnet8"}, 2)
+RUNS = Path("runs")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_experiment_can_be_planned_at_every_scale(name, scale):
+    study = read_study(name)
+    at = study.at(scale)
+    planned = plan(study.methods, at, RUNS, None)
+    assert len(planned) == len(at.protocols) * len(at.networks) * len(study.methods) * at.seeds
+    assert len({each.run.folder for each in planned}) == len(planned)
+    assert all(each.state == "new" for each in planned)
+    assert (at.noise is not None) == (name == "figure4")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_paper_scale_is_the_papers_protocol(name):
+    scale = read_study(name).paper
+    assert set(scale.protocols) <= {"cifar10", "cifar100", "imagenet"}
+    assert scale.seeds == (1 if "imagenet" in scale.protocols else 3)
+    for each in plan(read_study(name).methods, scale, RUNS, None):
+        protocol = read_configuration(find_recipe(each.protocol))
+        own = {"network", "stepping", "seed", "data"}
+        for field in dataclasses.fields(protocol):
+            if field.name not in own:
+                assert getattr(each.configuration, field.name) == getattr(protocol, field.name)
+
+
+def test_figure5_has_the_papers_depths():
+    names = list(read_study("figure5").paper.networks.values())
+    assert names == [f"cifar_resnet{d}" for d in (20, 32, 56, 110, 146, 290, 362, 506)]
+
+
+@pytest.mark.parametrize("method", read_methods())
+def test_every_method_builds_a_network(method):
+    (planned, _) = plan((method,), SMOKE, RUNS, None)
+    network = planned.configuration.network
+    assert create(network.name, **network.options) is not None
+
+
+def test_settings_of_a_run():
+    scale = Scale({"quick-digits": "digits"}, {"deep": "cifar_resnet20"}, 2, Noise((0.0,), 1))
+    planned = plan(("plain", "rezero"), scale, RUNS, "somewhere")
+    assert [(each.seed, each.method) for each in planned] == [
+        (0, "plain"),
+        (0, "rezero"),
+        (1, "plain"),
+        (1, "rezero"),
+    ]
+    last = planned[-1]
+    assert last.run.folder == RUNS / "quick-digits" / "cifar_resnet20-rezero-1"
+    assert last.configuration.stepping.controller == "none"
+    assert last.configuration.network.options == {"variant": "rezero"}
+    assert (last.configuration.seed, last.configuration.epochs) == (1, 20)
+    assert last.configuration.data.data_dir == "somewhere"
+
+
+def created(planned, **changes):
+    run = Run(planned.run.folder)
+    run.create(dataclasses.replace(planned.configuration, **changes))
+
+
+def test_a_run_of_another_protocol_is_refused_and_stays():
+    planned = plan(("plain",), SMOKE, RUNS, None)
+    created(planned[0], epochs=7)
+    before = planned[0].run.configuration.read_bytes()
+    with pytest.raises(RunError, match=r"made with epochs 7, and the plan has 1: .* --runs$"):
+        plan(("plain",), SMOKE, RUNS, None)
+    assert planned[0].run.configuration.read_bytes() == before
+
+
+def test_a_run_of_another_network_is_refused():
+    planned = plan(("plain",), SMOKE, RUNS, None)
+    other = dataclasses.replace(planned[0].configuration.network, options={"shortcut": "project"})
+    created(planned[0], network=other)
+    with pytest.raises(RunError, match=r"made with network.options \{'shortcut': 'project'\}"):
+        plan(("plain",), SMOKE, RUNS, None)
+
+
+def test_where_files_are_and_what_it_runs_on_does_not_matter():
+    planned = plan(("plain",), SMOKE, RUNS, "here")
+    created(planned[0], accelerator="cpu")
+    assert plan(("plain",), SMOKE, RUNS, "there")[0].state == "started"
+
+
+def test_states(tmp_path):
+    noisy = dataclasses.replace(SMOKE, noise=Noise((0.0, 1.0), 2))
+    (planned, other) = plan(("plain",), noisy, RUNS, None)
+    assert planned.state == "new"
+    created(planned)
+    assert (planned.state, planned.epochs_done) == ("started", 0)
+    planned.run.metrics.write_text("epoch,lr\n1,0.1\n")
+    assert planned.epochs_done == 1
+    planned.run.folded.touch()
+    assert planned.state == "trained"
+    planned.noise_file.touch()
+    assert planned.state == "done"
+    assert other.state == "new"
+    # Another measurement is another file.
+    more = plan(("plain",), dataclasses.replace(noisy, noise=Noise((0.0,), 2)), RUNS, None)[0]
+    assert more.state == "trained"
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigurationError, match="no method 'plane'; did you mean 'plain'"):
+        plan(("plane",), SMOKE, RUNS, None)
+    with pytest.raises(ConfigurationError, match="recipe 'smok' is neither a file nor"):
+        plan(("plain",), dataclasses.replace(SMOKE, protocols={"smok": "digits"}), RUNS, None)
+
+
+def test_a_broken_study_is_one_line(monkeypatch, tmp_path):
+    folder = tmp_path / "recipes"
+    (folder / "experiments").mkdir(parents=True)
+    (folder / "experiments" / "table2.yaml").write_text("methods: [plain]\nsmoke: {seeds: many}\n")
+    monkeypatch.setattr("timestepper.experiments.study.FOLDERS", (folder,))
+    with pytest.raises(ConfigurationError, match=r"table2.yaml: ") as error:
+        read_study("table2")
+    assert "\n" not in str(error.value)
