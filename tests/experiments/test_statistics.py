@@ -40,6 +40,9 @@ def test_equal_values_have_an_interval_of_no_width_and_no_p():
     compared = difference([3.0, 4.0, 5.0], [1.0, 2.0, 3.0])
     assert compared.estimate.mean == 2.0
     assert math.isnan(compared.p)
+    rounded = difference([0.3, 0.4, 0.7], [0.2, 0.3, 0.6])
+    assert rounded.estimate.mean == pytest.approx(0.1)
+    assert math.isnan(rounded.p)
 
 
 def density(t, degrees):

@@ -135,21 +135,15 @@ def compare(
     rows: list[tuple[Cell, ...]] = []
     drawn: dict[str, dict[str, Interval]] = {}
     for each in group(scale, outcomes, methods):
+        differences = drawn.setdefault(each.title, {})
         for method, of_method in each.outcomes.items():
             compared = each.difference(method)
-            row = (
-                each.title,
-                labels[method].label,
-                *_cells(of_method, compared),
-            )
             if compared is not None:
                 found = compared.estimate
-                drawn.setdefault(each.title, {})[labels[method].label] = (
-                    *(found.mean, found.low, found.high),
-                )
-            rows.append(
-                row if paper is None else (*row, *_paper_cells(paper, each.network, method))
-            )
+                differences[labels[method].label] = (found.mean, found.low, found.high)
+            row = (each.title, labels[method].label, *_cells(of_method, compared))
+            more = () if paper is None else _paper_cells(paper, each.network, method)
+            rows.append((*row, *more))
     columns = COLUMNS if paper is None else (*COLUMNS, *PAPER_COLUMNS)
     table = ResultTable(
         title, columns, rows, (*notes(scale, planned, outcomes), STATISTICS, *more_notes)

@@ -66,6 +66,7 @@ def difference(values: Sequence[float], others: Sequence[float]) -> Difference:
     """
     differences = np.subtract(values, others)
     p = math.nan
-    if len(differences) > 1 and np.ptp(differences) > 0:
+    # Equal differences of decimals differ in their last binary digits, which are no evidence.
+    if len(differences) > 1 and not np.allclose(differences, differences[0], rtol=1e-9):
         p = float(stats.ttest_rel(values, others).pvalue)
     return Difference(estimate(differences.tolist()), p)
