@@ -5,8 +5,10 @@ from timestepper.networks.cifar_densenet import CifarDenseNet
 from timestepper.networks.cifar_resnet import BasicBlock, CifarResNet
 from timestepper.networks.clique_net import CliqueNet
 from timestepper.networks.registry import create, list_networks
+from timestepper.networks.residual_variants import VARIANTS
 
 __all__ = [
+    "VARIANTS",
     "BasicBlock",
     "CifarDenseNet",
     "CifarResNet",

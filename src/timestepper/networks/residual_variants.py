@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from timestepper.networks.cifar_resnet import BasicBlock, CifarResNet
 
 LAST_SURVIVAL = 0.5
-"""Probability that stochastic depth keeps the last block (Huang et al. 2016, section 4)."""
+"""Probability that stochastic depth keeps the last block (Huang et al. 2016)."""
 SQUEEZE_REDUCTION = 16
 """Channels of a squeeze-and-excitation gate over those of its hidden layer (Hu et al. 2018)."""
 
@@ -48,7 +48,7 @@ def apply_variant(network: CifarResNet, variant: str) -> None:
         ConfigurationError: there is no such variant.
     """
     if variant not in VARIANTS:
-        hint = did_you_mean(variant, VARIANTS) or f"; there are {', '.join(VARIANTS)}"
+        hint = did_you_mean(str(variant), VARIANTS) or f"; there are {', '.join(VARIANTS)}"
         raise ConfigurationError(f"no variant is called {variant!r}{hint}")
     VARIANTS[variant](network)
 
@@ -98,7 +98,7 @@ def rezero(network: CifarResNet) -> None:
 def skip_init(network: CifarResNet) -> None:
     """Replace all batch normalisation by biases and a scalar for each branch that starts at 0.
 
-    De and Smith 2020, arXiv:2002.10444, section 4. As there no norm stays at all, neither the
+    De and Smith 2020, arXiv:2002.10444. As there no norm stays at all, neither the
     stem's nor those of projecting shortcuts.
     """
     for name, module in list(network.named_modules()):
