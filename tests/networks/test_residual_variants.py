@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -251,27 +252,28 @@ def test_time_stepping_on_top(variant, controller):
     assert list(network.state_dict()) == list(plain.state_dict())
 
 
-def gradients_of_stepped(controller, variant="plain"):
-    """Give a disturbed network that is attached, after a backward pass."""
-    network = make(variant, disturb=True)
-    timestepper.attach(network, controller)
+@pytest.mark.parametrize("controller", ["lstm", "indp"])
+def test_gradient_of_a_step_size_is_that_of_what_it_multiplies(controller):
+    """docs/alternatives.md: ∂L/∂z = (1 - Δt)(γ ∂L/∂γ + β ∂L/∂β), z the sigmoid's argument."""
+    network = timestepper.attach(make("plain", disturb=True), controller)
     with torch.no_grad():
         for parameter in network.time_stepping.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    loss = nn.functional.cross_entropy(network(torch.randn(5, 3, 8, 8)), torch.arange(5))
-    loss.backward()
-    return network
-
-
-def test_gradient_of_a_step_size_is_that_of_what_it_multiplies():
-    """docs/alternatives.md: ∂L/∂z = (1 - Δt)(γ ∂L/∂γ + β ∂L/∂β), z the sigmoid's argument."""
-    network = gradients_of_stepped("indp")
     steps = timestepper.step_sizes(network)
-    logits = torch.cat([c.logits.grad.flatten() for c in network.time_stepping.children()])
-    norms = [network.get_submodule(name).bn2 for name in steps]
-    products = [norm.weight * norm.weight.grad + norm.bias * norm.bias.grad for norm in norms]
-    expected = torch.cat([(1 - s) * p for s, p in zip(steps.values(), products, strict=True)])
-    assert torch.allclose(logits, expected, rtol=1e-9, atol=1e-14)
+    outputs = network(torch.randn(5, 3, 8, 8))
+    nn.functional.cross_entropy(outputs, torch.arange(5)).backward()
+    for stage, of_stage in network.time_stepping.items():
+        expected = []
+        for name in (name for name in steps if name.startswith(stage)):
+            norm = network.get_submodule(name).bn2
+            product = norm.weight * norm.weight.grad + norm.bias * norm.bias.grad
+            expected.append((1 - steps[name]) * product)
+        assert len(expected) == PER_STAGE
+        if controller == "indp":
+            gradient, of_z = of_stage.logits.grad, torch.stack(expected)
+        else:
+            gradient, of_z = of_stage.project_out.bias.grad, sum(expected)
+        assert torch.allclose(gradient, of_z, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["re_zero", "squeeze-excitation", "half"])
@@ -297,3 +299,16 @@ def test_command_line(capsys):
     capsys.readouterr()
     assert main(["train", "--recipe", "smoke", "--network.options.variant", "rezro"]) == 2
     assert "did you mean 'rezero'?" in capsys.readouterr().err
+
+
+def test_the_code_of_the_page_runs(capsys):
+    torch.set_default_dtype(torch.float32)
+    text = (Path(__file__).parents[2] / "docs/alternatives.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "alternatives.md", "exec"), names)
+    promised = re.findall(r"  # prints (.*)", text)
+    assert capsys.readouterr().out.splitlines() == promised
+    assert len(promised) == 2
+    listed = re.findall(r"^\| `(\w+)` \|", text.partition("## The alternatives")[2], re.MULTILINE)
+    assert listed == ["variant", *VARIANTS]
