@@ -1,12 +1,13 @@
 """``timestepper reproduce`` as its user sees it."""
 
+import csv
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from timestepper.cli import main
-from timestepper.experiments import table2, table3
+from timestepper.experiments import TRAINED, table2, table3
 from timestepper.experiments.result_table import Column, ResultTable
 
 
@@ -95,3 +96,122 @@ def test_a_failing_write_loses_nothing(quick, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "- A note." in shown.out
     assert shown.err == ("timestepper: error: results/table2-counts.csv: Permission denied\n")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One folder for all smoke trainings, as experiments share them."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def reproduce(*arguments, runs=None):
+    shared = [] if runs is None else ["--runs", str(runs)]
+    return main(["reproduce", *arguments, *shared])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_smoke_of_every_experiment(name, runs, capsys):
+    assert reproduce(name, "--scale", "smoke", "--jobs", "2", runs=runs) == 0
+    shown = capsys.readouterr().out
+    assert "to do: about " in shown
+    assert "digits, 1 epoch (recipe smoke)" in shown
+    assert {path.name for path in Path("results").iterdir()} == {
+        f"{name}-smoke{suffix}" for suffix in (".csv", ".md", ".png", "-runs.csv")
+    }
+    page = Path(f"results/{name}-smoke.md").read_text()
+    assert f"]({name}-smoke.png)" in page
+    assert f"- command: timestepper reproduce {name} --scale smoke\n" in page
+    assert "Failed" not in page
+    with Image.open(f"results/{name}-smoke.png") as picture:
+        assert min(picture.size) > 300
+    lines = Path(f"results/{name}-smoke-runs.csv").read_text().splitlines()
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    assert {row["seed"] for row in rows} == {"0", "1"}
+    assert all(0 <= float(row["error_percent"]) < 100 for row in rows)
+
+
+def test_what_is_done_is_not_trained_again(runs, capsys):
+    assert reproduce("figure3", "--scale", "smoke", "--jobs", "2", runs=runs) == 0
+    capsys.readouterr()
+    assert reproduce("figure3", "--scale", "smoke", "--force", runs=runs) == 0
+    shown = capsys.readouterr().out
+    assert "to do: about 0 seconds" in shown
+    assert "smoke/cifar_resnet8" not in shown.partition("Figure 3")[0]
+
+
+def test_dry_run_shows_the_plan_and_leaves_nothing(capsys):
+    assert reproduce("table2", "--scale", "smoke", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "TSC_2fc" in shown
+    assert "to do: about " in shown
+    assert list(Path().iterdir()) == []
+
+
+def test_too_long_for_the_budget(capsys):
+    assert reproduce("figure5", "--scale", "smoke", "--budget", "1e-6") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("timestepper: error: figure5 at scale smoke takes about ")
+    assert "--budget allows 1e-06; take a smaller --scale" in error
+    assert list(Path().iterdir()) == []
+
+
+def test_a_failed_run_is_left_out_of_the_table_and_tells_by_its_status(tmp_path, capsys):
+    assert reproduce("figure3", "--scale", "smoke", "--jobs", "2") == 0
+    broken = Path("runs/smoke/cifar_resnet8-plain-1")
+    (broken / "folded.safetensors").unlink()
+    for checkpoint in (broken / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"rotten")
+    capsys.readouterr()
+    assert reproduce("figure3", "--scale", "smoke", "--force") == 1
+    shown = capsys.readouterr().out
+    assert "1: smoke/cifar_resnet8-plain-1 failed: runs/smoke/cifar_resnet8-plain-1/check" in shown
+    page = Path("results/figure3-smoke.md").read_text()
+    assert "Failed, and therefore left out: plain of ResNet-8 (digits, 1 epoch), seed 1." in page
+
+
+def test_a_folder_that_is_no_run_is_refused_and_stays(capsys):
+    mine = Path("runs/smoke/cifar_resnet8-plain-1/mine.txt")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    assert reproduce("figure3", "--scale", "smoke") == 2
+    assert "cifar_resnet8-plain-1 is not a run" in capsys.readouterr().err
+    assert mine.read_text() == "precious"
+
+
+def test_a_missing_data_set_is_one_line_before_anything_is_made(capsys):
+    assert reproduce("figure4", "--scale", "paper") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("timestepper: error: ")
+    assert "'cifar10'" in error
+    assert error.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_results_of_another_protocol_are_refused(runs, capsys):
+    assert reproduce("figure3", "--scale", "smoke", "--jobs", "2", runs=runs) == 0
+    settings = runs / "smoke" / "cifar_resnet8-plain-0" / "configuration.yaml"
+    before = settings.read_text()
+    settings.write_text(before.replace("batch_size: 64", "batch_size: 32"))
+    try:
+        assert reproduce("figure3", "--scale", "smoke", "--force", runs=runs) == 2
+        assert "made with batch_size 32, and the plan has 64" in capsys.readouterr().err
+    finally:
+        settings.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table4", "--counts"], "table4 has no counts of its own (table2 and table3 have)"),
+        (["table1", "--dry-run"], "table1 trains nothing; leave --dry-run and --budget out"),
+        (["table2", "--counts", "--budget", "1"], "table2 trains nothing with --counts; leave"),
+        (["figure5", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
+        (["figure6"], "there is no experiment 'figure6'; did you mean"),
+        (["figure5", "--scale", "huge"], "scale is 'huge'; it must be one of 'smoke', 'quick', "),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    assert reproduce(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"timestepper: error: {message}")
+    assert list(Path().iterdir()) == []

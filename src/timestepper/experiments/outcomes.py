@@ -39,8 +39,16 @@ class Outcome:
 
     @cached_property
     def noise(self) -> dict[str, Any]:
-        """What was measured under noise, see :class:`~timestepper.robustness.noise.NoiseCurve`."""
-        content: dict[str, Any] = json.loads(self.planned.noise_file.read_text(encoding="utf-8"))
+        """What was measured under noise, see :class:`~timestepper.robustness.noise.NoiseCurve`.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        file = self.planned.noise_file
+        try:
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} is broken; remove it, and it is measured anew") from error
         return content
 
 

@@ -1,0 +1,141 @@
+"""Plans carried out: what is done stays, what stopped goes on, what fails holds up nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from timestepper.errors import RunError
+from timestepper.experiments import runner
+from timestepper.experiments.cost import Estimator
+from timestepper.experiments.outcomes import read_outcomes
+from timestepper.experiments.plan import plan
+from timestepper.experiments.study import Noise, Scale
+from timestepper.robustness.noise import noise_curve
+from timestepper.training.interruption import Interrupted
+from timestepper.training.trained import load_trained
+
+SMOKE = Scale({"smoke": "digits"}, {"8": "cifar_resnet8"}, 1)
+
+
+def planned_runs(methods, scale=SMOKE, **changes):
+    return [
+        dataclasses.replace(each, configuration=dataclasses.replace(each.configuration, **changes))
+        for each in plan(methods, scale, Path("runs"), None)
+    ]
+
+
+def with_setting(planned, **changes):
+    configuration = dataclasses.replace(planned.configuration, **changes)
+    return dataclasses.replace(planned, configuration=configuration)
+
+
+def test_goes_on_after_a_failed_run_and_leaves_what_is_done_alone():
+    first, second, third = planned_runs(("plain", "tsc-indp", "tsc-lstm"))
+    network = dataclasses.replace(first.configuration.network, options={"depht": 3})
+    broken = with_setting(first, network=network)
+    ended = list(runner.carry_out([broken, second, third], jobs=1))
+    assert [each.name for each, _ in ended] == [broken.name, second.name, third.name]
+    assert "has no option 'depht'" in ended[0][1]
+    assert "Traceback" not in broken.log.read_text()
+    assert [failure for _, failure in ended[1:]] == [None, None]
+    assert [each.state for each in (second, third)] == ["done", "done"]
+    assert "test accuracy" in second.log.read_text()
+    assert [o.planned.method for o in read_outcomes([second, third])] == ["tsc-indp", "tsc-lstm"]
+    before = second.run.folded.stat().st_mtime_ns
+    assert list(runner.carry_out([second, third], jobs=2)) == []
+    assert second.run.folded.stat().st_mtime_ns == before
+
+
+def test_a_process_that_is_killed_is_a_failure_with_a_name_and_can_go_on():
+    (planned,) = planned_runs(("plain",), epochs=200)
+    killed = threading.Thread(target=_kill_when_running, args=(planned, signal.SIGKILL))
+    killed.start()
+    ((_, failure),) = runner.carry_out([planned], jobs=1)
+    killed.join()
+    assert failure == f"its process was ended by SIGKILL; see {planned.log}"
+    assert planned.state == "started"
+    epochs = planned.epochs_done
+    assert 0 < epochs < 200
+
+
+def _kill_when_running(planned, number, whom=None):
+    while not planned.run.metrics.exists():
+        time.sleep(0.05)
+    (process,) = multiprocessing.active_children()
+    os.kill(whom or process.pid, number)
+
+
+def test_a_signal_saves_everything_and_the_same_plan_goes_on():
+    planned = planned_runs(("plain", "tsc-lstm"), epochs=60)
+    stopper = threading.Thread(
+        target=_kill_when_running, args=(planned[0], signal.SIGTERM, os.getpid())
+    )
+    stopper.start()
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        list(runner.carry_out(planned, jobs=1))
+    stopper.join()
+    assert [each.state for each in planned] == ["started", "new"]
+    assert 0 < planned[0].epochs_done < 60
+    assert "everything is saved" in planned[0].log.read_text()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights():
+    (whole,) = planned_runs(("tsc-lstm",), epochs=2)
+    assert list(runner.carry_out([whole], jobs=2)) == [(whole, None)]
+    weights = whole.run.folded.read_bytes()
+    # As if it had stopped after its first epoch: what the second one wrote is gone.
+    whole.run.folded.unlink()
+    whole.run.checkpoints.last.unlink()
+    assert whole.state == "started"
+    assert list(runner.carry_out([whole], jobs=2)) == [(whole, None)]
+    assert whole.run.folded.read_bytes() == weights
+    commits = whole.run.provenance.read_text().count("  commit: ")
+    assert commits == 2
+
+
+def test_measurement_under_noise_is_made_once_and_later_if_need_be():
+    noise = Noise((0.0, 0.5), 2)
+    (planned,) = planned_runs(("tsc-lstm",))
+    assert list(runner.carry_out([planned], jobs=1)) == [(planned, None)]
+    noisy = dataclasses.replace(planned, noise=noise)
+    assert noisy.state == "trained"
+    before = planned.run.folded.stat().st_mtime_ns
+    assert list(runner.carry_out([noisy], jobs=1)) == [(noisy, None)]
+    assert planned.run.folded.stat().st_mtime_ns == before
+    trained = load_trained(planned.run)
+    curve = noise_curve(
+        trained.network, trained.images, trained.fabric, deviations=(0.0, 0.5), draws=2
+    )
+    kept = json.loads(noisy.noise_file.read_text())
+    torch.testing.assert_close(torch.tensor(kept["accuracy"], dtype=torch.float64), curve.accuracy)
+    (outcome,) = read_outcomes([noisy])
+    assert outcome.noise["loss"] == kept["loss"]
+    assert 100 * (1 - kept["accuracy"][0][0]) == pytest.approx(outcome.error)
+    noisy.noise_file.write_text("{")
+    (outcome,) = read_outcomes([noisy])
+    with pytest.raises(RunError, match=r"noise-\w+\.json is broken; remove it"):
+        _ = outcome.noise
+
+
+def test_estimates_follow_epochs_and_what_is_done():
+    estimator = Estimator(1)
+    (one,) = planned_runs(("plain",))
+    ten = with_setting(one, epochs=10)
+    epoch = estimator.remaining(one)
+    assert epoch > 0
+    assert estimator.remaining(ten) == pytest.approx(10 * epoch)
+    ten.run.create(ten.configuration)
+    ten.run.metrics.write_text("epoch\n" + "\n".join("1234") + "\n")
+    assert estimator.remaining(ten) == pytest.approx(6 * epoch)
+    ten.run.folded.touch()
+    assert estimator.remaining(ten) == 0
