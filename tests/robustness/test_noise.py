@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
-from timestepper import data
 from timestepper.errors import ConfigurationError
 from timestepper.robustness import noise_curve
 from timestepper.training.evaluation import evaluate
@@ -16,21 +14,11 @@ DEVIATIONS = (0.0, 0.5, 2.0)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def fabric():
-    return Fabric(accelerator="cpu", devices=1)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
-
-
-def small_network():
+def small_network(digits):
     """A network with whatever tells eval from training mode, that knows the digits a little."""
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(), nn.Linear(64, 10))
-    images, labels = next(iter(data.load("digits").batches("train", 1442, device=CPU)))
+    images, labels = next(iter(digits.batches("train", 1442, device=CPU)))
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     for _ in range(20):
         optimizer.zero_grad()
@@ -60,7 +48,7 @@ def noise_seen(digits, fabric, draws=2, limit=30, **options):
 
 
 def test_without_noise_it_is_evaluate_to_the_last_bit(digits, fabric):
-    network = small_network()
+    network = small_network(digits)
     curve = noise_curve(network, digits, fabric, deviations=DEVIATIONS, draws=2)
     scores = evaluate(network, digits, fabric, batch_size=250)
     assert curve.deviations == DEVIATIONS
@@ -122,7 +110,7 @@ def test_all_deviations_share_the_noise(digits, fabric):
 
 @pytest.mark.parametrize("mode", [True, False])
 def test_leaves_the_network_as_it_was(mode, digits, fabric):
-    network = small_network().train(mode)
+    network = small_network(digits).train(mode)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     curve = noise_curve(network, digits, fabric, deviations=[1.0], draws=1)
     assert network.training is mode

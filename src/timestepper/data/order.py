@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What a generator is for, so that order, augmentation and noise are independent of each other.
-ORDER, AUGMENTATION, NOISE = 0, 1, 2
+# What a generator is for, so that order, augmentation and the others are independent.
+ORDER, AUGMENTATION, NOISE, CORRUPTION, ATTACK = range(5)
 
 
 def generator(*key: int) -> torch.Generator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from timestepper.data import DataSet
 from timestepper.data.order import NOISE, generator
 from timestepper.errors import ConfigurationError
-from timestepper.robustness.subset import first_test_images
+from timestepper.robustness.images import (
+    BATCH_SIZE,
+    describe_test_images,
+    first_test_images,
+)
+from timestepper.robustness.threat import (
+    Outcome,
+    Progress,
+    ThreatModel,
+    at_least_one,
+    check_seed,
+)
 from timestepper.training.evaluation import Meter, measure
 
 
@@ -33,6 +44,66 @@ class NoiseCurve:
     loss: Tensor
 
 
+@dataclass(frozen=True)
+class GaussianNoise(ThreatModel):
+    """Gaussian noise on the normalised images; see :func:`noise_curve`.
+
+    Attributes:
+        deviations: standard deviations of the noise, in those of the data's pixels.
+        draws: how many times noise is drawn for each image.
+        seed: seed of the noise.
+        limit: use only the first test images, so many of them.
+    """
+
+    deviations: tuple[float, ...] = tuple(k / 10 for k in range(11))
+    draws: int = 3
+    seed: int = 0
+    limit: int | None = None
+
+    name = "noise"
+    unit = "standard deviation of the noise"
+
+    def __post_init__(self) -> None:
+        _check(self.deviations, self.draws, self.seed)
+
+    def describe(self, images: DataSet) -> str:
+        """Say what is run; see :meth:`ThreatModel.describe`."""
+        return (
+            f"Gaussian noise on {describe_test_images(images, self.limit)}: mean of {self.draws} "
+            f"draws (seed {self.seed}), the same for every network and scaled to each standard "
+            "deviation, whose unit is the standard deviation of the data's pixels per channel; "
+            "nothing is clipped."
+        )
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        images: DataSet,
+        fabric: Fabric,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Measure a network; see :meth:`ThreatModel.evaluate`."""
+        curve = noise_curve(
+            network,
+            images,
+            fabric,
+            deviations=self.deviations,
+            draws=self.draws,
+            seed=self.seed,
+            limit=self.limit,
+            progress=progress,
+        )
+        return Outcome(
+            threat=self.name,
+            description=self.describe(images),
+            unit=self.unit,
+            levels=curve.deviations,
+            cases=tuple(f"draw {draw}" for draw in range(self.draws)),
+            accuracy=curve.accuracy,
+            loss=curve.loss,
+        )
+
+
 @torch.no_grad()
 def noise_curve(
     network: nn.Module,
@@ -43,8 +114,8 @@ def noise_curve(
     draws: int,
     seed: int = 0,
     limit: int | None = None,
-    batch_size: int = 250,
-    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
 ) -> NoiseCurve:
     """Measure a network on test images with Gaussian noise (paper, Figure 4).
 
@@ -75,7 +146,7 @@ def noise_curve(
         ConfigurationError: there is no deviation, one is negative or not finite, or there are no
             draws or images.
     """
-    _check(deviations, draws)
+    _check(deviations, draws, seed)
     images = first_test_images(images, limit)
     meters = [[Meter(images.num_classes, fabric) for _ in deviations] for _ in range(draws)]
     batches = images.batches(
@@ -103,14 +174,14 @@ def noise_curve(
     )
 
 
-def _check(deviations: Sequence[float], draws: int) -> None:
+def _check(deviations: Sequence[float], draws: int, seed: int) -> None:
     if not deviations:
         raise ConfigurationError("there are no deviations; give at least one")
     wrong = next((d for d in deviations if not 0 <= d < math.inf), None)
     if wrong is not None:
         raise ConfigurationError(f"deviation {wrong:g} is no standard deviation; give 0 or more")
-    if draws < 1:
-        raise ConfigurationError(f"draws is {draws}; it must be at least 1")
+    at_least_one("draws", draws)
+    check_seed(seed)
 
 
 def _unit_noise(numbers: slice, shape: torch.Size, seed: int, draw: int) -> Tensor:
