@@ -233,6 +233,7 @@ def test_what_it_says(few):
         (FGSM, {"eps": (8.0,)}, r"eps is 8; it must be from 0 to 1, where white is 1 \(such as 8/"),
         (FGSM, {"eps": (float("nan"),)}, "eps is nan"),
         (FGSM, {"seed": -1}, r"seed is -1; it must be from 0 to 2\^63 - 1"),
+        (FGSM, {"limit": 0}, "limit is 0; it must be at least 1"),
         (PGD, {"steps": 0}, "steps is 0; it must be at least 1"),
         (PGD, {"restarts": 0}, "restarts is 0; it must be at least 1"),
         (PGD, {"step_size": 0.0}, "step_size is 0; it must be greater than 0 and at most 2"),
@@ -249,4 +250,4 @@ def test_images_that_square_attack_cannot_take(few, fabric):
     pixels, labels = read_test_images(few, CPU)
     flat = with_test_images(flat, pixels.reshape(-1, 1, 4, 16), labels)
     with pytest.raises(ConfigurationError, match="images of 4x16 pixels don't fit the squares"):
-        FAST.attack(trained(few), flat, fabric, 0.1)
+        FAST.evaluate(trained(few), flat, fabric)

@@ -135,6 +135,7 @@ def test_what_it_says():
         ({"corruptions": ("fogg",)}, r"there is no corruption 'fogg'; did you mean 'fog'"),
         ({"corruptions": ("xyzzy",)}, "there is no corruption 'xyzzy'; there are gaussian_noise, "),
         ({"seed": -1}, "seed is -1"),
+        ({"limit": 0}, "limit is 0; it must be at least 1"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from timestepper.robustness.threat import (
     Progress,
     ThreatModel,
     at_least_one,
+    check_limit,
     check_seed,
     load_extra,
 )
@@ -67,6 +69,7 @@ class Attack(ThreatModel):
                     f"eps is {eps:g}; it must be from 0 to 1, where white is 1 (such as 8/255)"
                 )
         check_seed(self.seed)
+        check_limit(self.limit)
 
     def describe(self, images: DataSet) -> str:
         """Say what is run; see :meth:`ThreatModel.describe`."""
@@ -75,8 +78,15 @@ class Attack(ThreatModel):
             f"{', '.join(_fraction(eps) for eps in self.eps)} around "
             f"{describe_test_images(images, self.limit)} (pixels from 0 to 1, and clipped to it), "
             f"seed {self.seed}. White-box: through the exact gradients of the network itself in "
-            "eval mode, its step sizes folded in; untargeted, with the true labels."
+            "eval mode, step sizes folded in; untargeted, with the true labels."
         )
+
+    def require(self, images: DataSet) -> None:
+        """Refuse where the toolbox is missing; see :meth:`ThreatModel.require`."""
+        self._evasion()
+
+    def _evasion(self) -> ModuleType:
+        return load_extra("art.attacks.evasion", f"threat '{self.name}'")
 
     def evaluate(
         self,
@@ -86,6 +96,7 @@ class Attack(ThreatModel):
         progress: Progress | None = None,
     ) -> Outcome:
         """Measure a network; see :meth:`ThreatModel.evaluate`."""
+        self.require(images)
         description = self.describe(images)
         images = first_test_images(images, self.limit)
         scores = []
@@ -120,7 +131,7 @@ class Attack(ThreatModel):
         Raises:
             ConfigurationError: the toolbox can't be imported, or the images don't fit the attack.
         """
-        evasion = load_extra("art.attacks.evasion", f"threat '{self.name}'")
+        evasion = self._evasion()
         pixels, labels = read_test_images(images, fabric.device)
         clean = pixels / 255
         attacked = clean
@@ -246,6 +257,16 @@ class AutoAttack(Attack):
         for setting in ("steps", "restarts", "queries"):
             at_least_one(setting, getattr(self, setting))
 
+    def require(self, images: DataSet) -> None:
+        """Refuse narrow images, or a missing toolbox; see :meth:`ThreatModel.require`."""
+        height, width = images.image_size
+        if round((SQUARE * height * width) ** 0.5) >= min(height, width):
+            raise ConfigurationError(
+                f"images of {height}x{width} pixels don't fit the squares of Square Attack; choose "
+                "threat 'pgd'"
+            )
+        super().require(images)
+
     def _method(self, images: DataSet) -> str:
         runs = f"{self.restarts} x {self.steps} steps"
         # The DLR loss divides by the distance from the best class to the third.
@@ -259,12 +280,6 @@ class AutoAttack(Attack):
     def _run(
         self, evasion: Any, classifier: Any, pixels: np.ndarray, labels: np.ndarray, eps: float
     ) -> np.ndarray:
-        height, width = pixels.shape[2:]
-        if round((SQUARE * height * width) ** 0.5) >= min(height, width):
-            raise ConfigurationError(
-                f"images of {height}x{width} pixels don't fit the squares of Square Attack; choose "
-                "threat 'pgd'"
-            )
         attacked, standing = pixels.copy(), classifier.predict(pixels).argmax(1) == labels.argmax(1)
         # What the toolbox's AutoAttack does, which wants another package for it.
         step = load_extra("art.attacks.evasion.auto_attack", f"threat '{self.name}'").run_attack

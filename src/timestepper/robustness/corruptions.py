@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from timestepper.robustness.threat import (
     Outcome,
     Progress,
     ThreatModel,
+    check_limit,
     check_seed,
     load_extra,
 )
@@ -89,6 +91,7 @@ class CommonCorruptions(ThreatModel):
                     f"{hint or '; there are ' + ', '.join(COMMON + EXTRA)}"
                 )
         check_seed(self.seed)
+        check_limit(self.limit)
 
     def describe(self, images: DataSet) -> str:
         """Say what is run; see :meth:`ThreatModel.describe`."""
@@ -104,6 +107,16 @@ class CommonCorruptions(ThreatModel):
             "every network."
         )
 
+    def require(self, images: DataSet) -> None:
+        """Refuse small images, and a missing package; see :meth:`ThreatModel.require`."""
+        height, width = images.image_size
+        if min(height, width) < SMALLEST:
+            raise ConfigurationError(
+                f"the images of {images.name} are {height}x{width}, and common corruptions take "
+                f"{SMALLEST}x{SMALLEST} pixels or more; choose another threat"
+            )
+        _package()
+
     def evaluate(
         self,
         network: nn.Module,
@@ -112,6 +125,7 @@ class CommonCorruptions(ThreatModel):
         progress: Progress | None = None,
     ) -> Outcome:
         """Measure a network; see :meth:`ThreatModel.evaluate`."""
+        self.require(images)
         description = self.describe(images)
         images = first_test_images(images, self.limit)
         parts = len(self.corruptions) * len(self.severities)
@@ -154,15 +168,9 @@ def corrupt(
         The data set with corrupted test images, uint8 in memory.
 
     Raises:
-        ConfigurationError: the images are too small, or ``imagecorruptions`` can't be imported.
+        ConfigurationError: ``imagecorruptions`` can't be imported.
     """
-    height, width = images.image_size
-    if min(height, width) < SMALLEST:
-        raise ConfigurationError(
-            f"the images of {images.name} are {height}x{width}, and common corruptions take "
-            f"{SMALLEST}x{SMALLEST} pixels or more; choose another threat"
-        )
-    package = load_extra("imagecorruptions", "threat 'corruptions'")
+    package = _package()
     pixels, labels = read_test_images(images, device)
     index = (COMMON + EXTRA).index(corruption)
     corrupted = torch.empty(pixels.shape, dtype=torch.uint8)
@@ -174,6 +182,10 @@ def corrupt(
             )
         corrupted[number] = torch.tensor(array).permute(2, 0, 1)[: image.shape[0]]
     return with_test_images(images, corrupted, labels)
+
+
+def _package() -> ModuleType:
+    return load_extra("imagecorruptions", f"threat '{CommonCorruptions.name}'")
 
 
 def _three_channels(image: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 from timestepper.data import DataSet
 from timestepper.data.crop_flip import CropFlip
 from timestepper.data.splits import MemorySplit, Split
-from timestepper.errors import ConfigurationError
+from timestepper.robustness.threat import check_limit
 
 BATCH_SIZE = 250
 """Images at a time; that of ``timestepper evaluate``."""
@@ -30,10 +30,9 @@ def first_test_images(images: DataSet, limit: int | None) -> DataSet:
     Raises:
         ConfigurationError: the limit is less than 1.
     """
+    check_limit(limit)
     if limit is None:
         return images
-    if limit < 1:
-        raise ConfigurationError(f"limit is {limit}; it must be at least 1")
     return replace(images, test=_First(images.test, limit))
 
 

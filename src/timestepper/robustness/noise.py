@@ -23,6 +23,7 @@ from timestepper.robustness.threat import (
     Progress,
     ThreatModel,
     at_least_one,
+    check_limit,
     check_seed,
 )
 from timestepper.training.evaluation import Meter, measure
@@ -65,6 +66,7 @@ class GaussianNoise(ThreatModel):
 
     def __post_init__(self) -> None:
         _check(self.deviations, self.draws, self.seed)
+        check_limit(self.limit)
 
     def describe(self, images: DataSet) -> str:
         """Say what is run; see :meth:`ThreatModel.describe`."""
@@ -74,6 +76,9 @@ class GaussianNoise(ThreatModel):
             "deviation, whose unit is the standard deviation of the data's pixels per channel; "
             "nothing is clipped."
         )
+
+    def require(self, images: DataSet) -> None:
+        """Any images will do; see :meth:`ThreatModel.require`."""
 
     def evaluate(
         self,

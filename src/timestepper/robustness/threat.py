@@ -54,6 +54,10 @@ class ThreatModel(ABC):
         """Say exactly what :meth:`evaluate` runs on a data set, in a sentence or two."""
 
     @abstractmethod
+    def require(self, images: DataSet) -> None:
+        """Raise :class:`ConfigurationError` if a data set or the installation doesn't fit."""
+
+    @abstractmethod
     def evaluate(
         self,
         network: nn.Module,
@@ -99,6 +103,12 @@ def load_extra(module: str, what: str) -> ModuleType:
             f"{what} can't run: {reason}; install the extra with: "
             "pip install 'timestepper[robustness]'"
         ) from error
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise :class:`ConfigurationError` where a limit leaves no image."""
+    if limit is not None:
+        at_least_one("limit", limit)
 
 
 def check_seed(seed: int) -> None:
