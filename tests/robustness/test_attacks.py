@@ -14,8 +14,8 @@ from timestepper.errors import ConfigurationError
 from timestepper.robustness import FGSM, PGD, AutoAttack
 from timestepper.robustness.attacks import _classifier
 from timestepper.robustness.images import (
-    first_test_images,
     read_test_images,
+    some_test_images,
     with_test_images,
 )
 from timestepper.training.evaluation import evaluate
@@ -53,7 +53,7 @@ def gradient(network, images, pixels, labels):
 
 @pytest.fixture
 def few(digits):
-    return first_test_images(digits, 40)
+    return some_test_images(digits, 40)
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.1])
@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_attacked_images(few, fabric):
 
 def test_nothing_in_the_ball_beats_fgsm_on_two_classes_of_a_linear_network(digits, fabric):
     """Between two classes the loss falls in one direction, whose corner FGSM takes."""
-    pixels, labels = read_test_images(first_test_images(digits, 60), CPU)
+    pixels, labels = read_test_images(some_test_images(digits, 60), CPU)
     binary = with_test_images(replace(digits, classes=("even", "odd")), pixels, labels % 2)
     network = trained(binary)
     scores = {}
@@ -214,11 +214,11 @@ def test_what_it_says(few):
         "FGSM, one step of length ε along the sign of the cross-entropy's gradient, in the L∞ ball "
         "of radius ε = 8/255 around all 40 test images of digits (pixels from 0 to 1, and clipped "
         "to it), seed 0. White-box: through the exact gradients of the network itself in eval "
-        "mode, its step sizes folded in; untargeted, with the true labels."
+        "mode, step sizes folded in; untargeted, with the true labels."
     )
     said = PGD(eps=(0.0, 0.1), steps=7, step_size=0.5, restarts=3, seed=4, limit=9).describe(few)
     assert "7 steps of 0.5 ε from 3 random starts" in said
-    assert "ε = 0, 0.1 around the first 9 of 40 test images of digits" in said
+    assert "ε = 0, 0.1 around 9 evenly spaced ones of the 40 test images of digits" in said
     assert "seed 4" in said
     said = AutoAttack(steps=50, restarts=2, queries=300).describe(few)
     assert "APGD-CE (2 x 50 steps), untargeted APGD-DLR (2 x 50 steps), DeepFool (50 steps" in said

@@ -8,6 +8,7 @@ from torch import nn
 
 from timestepper.errors import ConfigurationError
 from timestepper.robustness import noise_curve
+from timestepper.robustness.images import chosen_numbers, some_test_images
 from timestepper.training.evaluation import evaluate
 
 DEVIATIONS = (0.0, 0.5, 2.0)
@@ -39,11 +40,16 @@ class Recorder(nn.Module):
         return torch.eye(10)[torch.zeros(len(x), dtype=torch.int64)]
 
 
+def chosen(digits, limit):
+    """The images that are measured, and their labels."""
+    return next(iter(some_test_images(digits, limit).batches("test", 10**6, device=CPU)))
+
+
 def noise_seen(digits, fabric, draws=2, limit=30, **options):
     """The noise of each draw, ``(draws, images, ...)``, as a network sees it."""
     network = Recorder()
     noise_curve(network, digits, fabric, deviations=[1.0], draws=draws, limit=limit, **options)
-    clean, _ = next(iter(digits.batches("test", limit, device=CPU)))
+    clean, _ = chosen(digits, limit)
     return torch.stack([torch.cat(network.seen[draw::draws]) for draw in range(draws)]) - clean
 
 
@@ -66,7 +72,7 @@ def test_against_the_formulas(digits, fabric):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     curve = noise_curve(network, digits, fabric, deviations=[0.7], draws=1, seed=5, limit=40)
     noise = noise_seen(digits, fabric, draws=1, seed=5, limit=40)[0].double()
-    clean, labels = next(iter(digits.batches("test", 40, device=CPU)))
+    clean, labels = chosen(digits, 40)
     weight, bias = network[1].weight.double(), network[1].bias.double()
     outputs = (clean.double() + 0.7 * noise).flatten(1) @ weight.T + bias
     likelihood = outputs.softmax(1)[range(40), labels]
@@ -91,14 +97,27 @@ def test_noise_is_standard_normal_and_new_for_each_image_draw_and_seed(digits, f
 
 def test_noise_depends_on_nothing_but_seed_draw_and_image(digits, fabric):
     state = torch.get_rng_state()
-    whole = noise_seen(digits, fabric, draws=3, limit=30)
+    whole = noise_seen(digits, fabric, draws=3, limit=None)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
     for options in ({"batch_size": 7}, {"limit": 11}, {"draws": 1}):
-        other = noise_seen(digits, fabric, **{"draws": 3, "limit": 30} | options)
-        torch.testing.assert_close(
-            other, whole[: len(other), : other.shape[1]], rtol=0, atol=0, msg=str(options)
-        )
+        other = noise_seen(digits, fabric, **{"draws": 3, "limit": None} | options)
+        expected = whole[: len(other), chosen_numbers(digits, options.get("limit"))]
+        # It is a difference of what the network saw.
+        torch.testing.assert_close(other, expected, rtol=0, atol=1e-6, msg=str(options))
+
+
+def test_a_limit_takes_evenly_spaced_images(digits):
+    assert chosen_numbers(digits, 5).tolist() == [0, 71, 142, 213, 284]
+    assert len(digits.test) == 355
+    everything = list(range(355))
+    assert [chosen_numbers(digits, limit).tolist() for limit in (None, 355, 999)] == 3 * [
+        everything
+    ]
+    images, labels = next(iter(digits.batches("test", 355, device=CPU)))
+    some, theirs = chosen(digits, 5)
+    assert torch.equal(some, images[::71])
+    assert torch.equal(theirs, labels[::71])
 
 
 def test_all_deviations_share_the_noise(digits, fabric):

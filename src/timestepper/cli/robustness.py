@@ -42,16 +42,16 @@ THREATS: dict[str, type[ThreatModel]] = {
     threat.name: threat for threat in (GaussianNoise, CommonCorruptions, FGSM, PGD, AutoAttack)
 }
 SETTINGS: dict[str, tuple[Any, str]] = {
-    "deviations": (float, "noise: standard deviations, in those of the data's pixels"),
+    "deviations": (str, "noise: standard deviations, in those of the data's pixels"),
     "draws": (int, "noise: how many times it is drawn for each image"),
     "corruptions": (str, "corruptions: their names; by default the 15 common ones"),
-    "severities": (int, "corruptions: from 1, weakest, to 5; by default all"),
+    "severities": (str, "corruptions: from 1, weakest, to 5; by default all"),
     "eps": (str, "attacks: largest change of a pixel, where white is 1, such as 8/255 or 0.03"),
     "steps": (int, "pgd and autoattack: gradient steps"),
     "step_size": (float, "pgd: length of a step, as a fraction of eps"),
     "restarts": (int, "pgd and autoattack: random starts"),
     "queries": (int, "autoattack: queries of a run of Square Attack"),
-    "limit": (int, "use only the first test images, so many; by default noise uses all of them"),
+    "limit": (int, "use so many of the test images, evenly spaced; by default noise uses all"),
     "seed": (int, "seed of all that is random; by default 0"),
 }
 """Type and meaning of each setting; what it means is an attribute of the threats' records."""
@@ -145,22 +145,27 @@ def _threats(names: Sequence[str], given: Mapping[str, Any]) -> list[ThreatModel
                 f"--{setting} belongs to the threats {', '.join(fitting)}, not to "
                 f"{', '.join(names)}; choose one of them with --threat, or leave it out"
             )
-    values = {name: tuple(v) if name in SEVERAL else v for name, v in given.items()}
-    if "eps" in values:
-        values["eps"] = tuple(map(_number, given["eps"]))
+    values = {
+        name: tuple(_read(name, text) for text in value) if name in SEVERAL else value
+        for name, value in given.items()
+    }
     return [
         THREATS[name](**{key: value for key, value in values.items() if key in settings[name]})
         for name in names
     ]
 
 
-def _number(text: str) -> float:
-    """Read a number or a fraction."""
+def _read(name: str, text: str) -> str | int | float:
+    """Read one of several values; numbers may be fractions."""
+    if name == "corruptions":
+        return text
     try:
-        return float(Fraction(text))
+        return int(text) if name == "severities" else float(Fraction(text))
     except (ValueError, ZeroDivisionError):
+        demand = "whole numbers from 1 to 5" if name == "severities" else "numbers such as 0.03"
+        fraction = " or 8/255" if name == "eps" else ""
         raise ConfigurationError(
-            f"eps is '{text}'; it must be a number such as 0.03 or 8/255"
+            f"'{text}' is not possible in {name}; give {demand}{fraction}"
         ) from None
 
 

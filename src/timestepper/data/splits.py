@@ -49,7 +49,7 @@ class MemorySplit(Split):
     """Images that are kept as one tensor, on the device that first asked for them.
 
     Args:
-        images: uint8 ``(n, channels, height, width)``.
+        images: uint8, or float32 in 0 to 255, ``(n, channels, height, width)``.
         labels: int64 ``(n,)``.
         augmentation: what ``augment=True`` does.
     """

@@ -129,7 +129,7 @@ def _plot_curves(outcomes: Mapping[str, Outcome]) -> Figure:
 
 def _plot_corruptions(outcomes: Mapping[str, Outcome]) -> Figure:
     cases = next(iter(outcomes.values())).cases
-    height = 1.6 + len(cases) * (0.16 + 0.12 * len(outcomes))
+    height = 1.4 + len(cases) * (0.12 + 0.09 * len(outcomes))
     figure = Figure(figsize=(9, max(4.2, height)), layout="constrained")
     left, right = figure.subplots(1, 2)
     thickness = 0.8 / len(outcomes)
@@ -145,6 +145,7 @@ def _plot_corruptions(outcomes: Mapping[str, Outcome]) -> Figure:
     right.invert_yaxis()
     right.set_xlabel("accuracy (%), mean over severities")
     right.grid(alpha=0.3, axis="x")
+    right.set_axisbelow(True)
     right.margins(y=0.01)
     _share_legend(figure, left)
     return figure

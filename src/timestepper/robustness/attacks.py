@@ -19,8 +19,8 @@ from timestepper.errors import ConfigurationError
 from timestepper.robustness.images import (
     BATCH_SIZE,
     describe_test_images,
-    first_test_images,
     read_test_images,
+    some_test_images,
     with_test_images,
 )
 from timestepper.robustness.randomness import seeded
@@ -51,7 +51,7 @@ class Attack(ThreatModel):
     Attributes:
         eps: the largest changes ε, where white is 1.
         seed: seed of what is random.
-        limit: use only the first test images, so many of them; None uses all.
+        limit: use so many of the test images, evenly spaced; None uses all.
     """
 
     eps: tuple[float, ...] = (8 / 255,)
@@ -98,7 +98,7 @@ class Attack(ThreatModel):
         """Measure a network; see :meth:`ThreatModel.evaluate`."""
         self.require(images)
         description = self.describe(images)
-        images = first_test_images(images, self.limit)
+        images = some_test_images(images, self.limit)
         scores = []
         for eps in self.eps:
             attacked = self.attack(network, images, fabric, eps)

@@ -16,8 +16,8 @@ from timestepper.errors import ConfigurationError, did_you_mean
 from timestepper.robustness.images import (
     BATCH_SIZE,
     describe_test_images,
-    first_test_images,
     read_test_images,
+    some_test_images,
     with_test_images,
 )
 from timestepper.robustness.randomness import seeded
@@ -66,7 +66,7 @@ class CommonCorruptions(ThreatModel):
         corruptions: some of :data:`COMMON` and :data:`EXTRA`.
         severities: from 1, weakest, to 5.
         seed: seed of what is random in them.
-        limit: use only the first test images, so many of them; None uses all.
+        limit: use so many of the test images, evenly spaced; None uses all.
     """
 
     corruptions: tuple[str, ...] = COMMON
@@ -127,7 +127,7 @@ class CommonCorruptions(ThreatModel):
         """Measure a network; see :meth:`ThreatModel.evaluate`."""
         self.require(images)
         description = self.describe(images)
-        images = first_test_images(images, self.limit)
+        images = some_test_images(images, self.limit)
         parts = len(self.corruptions) * len(self.severities)
         scores = []
         for corruption in self.corruptions:
@@ -154,8 +154,8 @@ def corrupt(
     """Corrupt the test images of a data set.
 
     What is random in an image's corruption is a function of seed, corruption and the image's
-    number alone, the same at all severities. The package works on three channels: a grey image is
-    repeated, and of the result the first channel is kept.
+    place in the data set alone, the same at all severities. The package works on three channels:
+    a grey image is repeated, and of the result the first channel is kept.
 
     Args:
         images: the data set, its images at least 32 pixels high and wide.

@@ -17,23 +17,30 @@ BATCH_SIZE = 250
 """Images at a time; that of ``timestepper evaluate``."""
 
 
-def first_test_images(images: DataSet, limit: int | None) -> DataSet:
-    """Leave out all but the first test images.
+def chosen_numbers(images: DataSet, limit: int | None) -> Tensor:
+    """Choose test images: all, or some evenly spaced ones.
+
+    Image folders are in order of their classes, so that the first images would be of few of them.
 
     Args:
         images: the data set.
-        limit: how many to keep; None keeps all.
+        limit: how many to choose at most; None chooses all.
 
     Returns:
-        The data set with at most ``limit`` test images, of the same numbers as before.
+        Their numbers in increasing order, int64 ``(n,)``.
 
     Raises:
         ConfigurationError: the limit is less than 1.
     """
     check_limit(limit)
-    if limit is None:
-        return images
-    return replace(images, test=_First(images.test, limit))
+    whole = len(images.test)
+    count = whole if limit is None else min(limit, whole)
+    return torch.arange(count) * whole // count
+
+
+def some_test_images(images: DataSet, limit: int | None) -> DataSet:
+    """Leave out the test images that :func:`chosen_numbers` doesn't choose."""
+    return replace(images, test=_Some(images.test, chosen_numbers(images, limit)))
 
 
 def describe_test_images(images: DataSet, limit: int | None) -> str:
@@ -41,7 +48,7 @@ def describe_test_images(images: DataSet, limit: int | None) -> str:
     whole = len(images.test)
     if limit is None or limit >= whole:
         return f"all {whole} test images of {images.name}"
-    return f"the first {limit} of {whole} test images of {images.name}"
+    return f"{limit} evenly spaced ones of the {whole} test images of {images.name}"
 
 
 def read_test_images(images: DataSet, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -71,15 +78,15 @@ def with_test_images(images: DataSet, pixels: Tensor, labels: Tensor) -> DataSet
     return replace(images, test=MemorySplit(pixels, labels, CropFlip(padding=0, flip=False)))
 
 
-class _First(Split):
-    """The first images of another split, which is read no further."""
+class _Some(Split):
+    """Some images of another split."""
 
-    def __init__(self, split: Split, limit: int) -> None:
+    def __init__(self, split: Split, numbers: Tensor) -> None:
         self.split = split
-        self.limit = limit
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return min(self.limit, len(self.split))
+        return len(self.numbers)
 
     def fetch(
         self,
@@ -93,5 +100,5 @@ class _First(Split):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Fetch from the other split; see :meth:`Split.fetch`."""
         return self.split.fetch(
-            order, shares, device=device, seed=seed, epoch=epoch, augment=augment
+            self.numbers[order], shares, device=device, seed=seed, epoch=epoch, augment=augment
         )

@@ -15,8 +15,9 @@ from timestepper.data.order import NOISE, generator
 from timestepper.errors import ConfigurationError
 from timestepper.robustness.images import (
     BATCH_SIZE,
+    chosen_numbers,
     describe_test_images,
-    first_test_images,
+    some_test_images,
 )
 from timestepper.robustness.threat import (
     Outcome,
@@ -53,7 +54,7 @@ class GaussianNoise(ThreatModel):
         deviations: standard deviations of the noise, in those of the data's pixels.
         draws: how many times noise is drawn for each image.
         seed: seed of the noise.
-        limit: use only the first test images, so many of them.
+        limit: use so many of the test images, evenly spaced.
     """
 
     deviations: tuple[float, ...] = tuple(k / 10 for k in range(11))
@@ -140,7 +141,7 @@ def noise_curve(
             :func:`~timestepper.training.evaluation.evaluate`.
         draws: how many times noise is drawn for each image.
         seed: seed of the noise.
-        limit: use only the first test images, so many of them.
+        limit: use so many of the test images, evenly spaced.
         batch_size: images at a time, in this process.
         progress: called after each batch with how many are done, and of how many.
 
@@ -152,7 +153,8 @@ def noise_curve(
             draws or images.
     """
     _check(deviations, draws, seed)
-    images = first_test_images(images, limit)
+    numbers = chosen_numbers(images, limit)
+    images = some_test_images(images, limit)
     meters = [[Meter(images.num_classes, fabric) for _ in deviations] for _ in range(draws)]
     batches = images.batches(
         "test",
@@ -165,7 +167,7 @@ def noise_curve(
     network.eval()
     for done, ((inputs, labels), share) in enumerate(zip(batches, batches.shares, strict=True), 1):
         for draw, row in enumerate(meters):
-            noise = _unit_noise(share, inputs.shape[1:], seed, draw).to(inputs)
+            noise = _unit_noise(numbers[share], inputs.shape[1:], seed, draw).to(inputs)
             for deviation, meter in zip(deviations, row, strict=True):
                 measure(network, inputs + deviation * noise, labels, meter, fabric)
         if progress is not None:
@@ -189,11 +191,11 @@ def _check(deviations: Sequence[float], draws: int, seed: int) -> None:
     check_seed(seed)
 
 
-def _unit_noise(numbers: slice, shape: torch.Size, seed: int, draw: int) -> Tensor:
+def _unit_noise(numbers: Tensor, shape: torch.Size, seed: int, draw: int) -> Tensor:
     """Draw standard normal noise, float32 ``(images, *shape)`` on the CPU, image by image."""
     return torch.stack(
         [
             torch.randn(shape, generator=generator(seed, draw, NOISE, number))
-            for number in range(numbers.start, numbers.stop)
+            for number in numbers.tolist()
         ]
     )
