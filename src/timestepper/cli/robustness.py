@@ -42,16 +42,23 @@ THREATS: dict[str, type[ThreatModel]] = {
     threat.name: threat for threat in (GaussianNoise, CommonCorruptions, FGSM, PGD, AutoAttack)
 }
 SETTINGS: dict[str, tuple[Any, str]] = {
-    "deviations": (str, "noise: standard deviations, in those of the data's pixels"),
-    "draws": (int, "noise: how many times it is drawn for each image"),
+    "deviations": (
+        str,
+        "noise: standard deviations, in the data's; by default 0, 0.1 and so on to 1",
+    ),
+    "draws": (int, "noise: how many times it is drawn for each image; by default 3"),
     "corruptions": (str, "corruptions: their names; by default the 15 common ones"),
     "severities": (str, "corruptions: from 1, weakest, to 5; by default all"),
-    "eps": (str, "attacks: largest change of a pixel, where white is 1, such as 8/255 or 0.03"),
-    "steps": (int, "pgd and autoattack: gradient steps"),
-    "step_size": (float, "pgd: length of a step, as a fraction of eps"),
-    "restarts": (int, "pgd and autoattack: random starts"),
-    "queries": (int, "autoattack: queries of a run of Square Attack"),
-    "limit": (int, "use so many of the test images, evenly spaced; by default noise uses all"),
+    "eps": (str, "attacks: largest change of a pixel, where white is 1; by default 8/255"),
+    "steps": (int, "pgd and autoattack: gradient steps; by default 20 and 100"),
+    "step_size": (float, "pgd: length of a step, as a fraction of eps; by default 0.25"),
+    "restarts": (int, "pgd and autoattack: random starts; by default 1 and 5"),
+    "queries": (int, "autoattack: queries of a run of Square Attack; by default 5000"),
+    "limit": (
+        int,
+        "use so many of the test images, evenly spaced; by default noise uses all, corruptions "
+        "1000, attacks 200",
+    ),
     "seed": (int, "seed of all that is random; by default 0"),
 }
 """Type and meaning of each setting; what it means is an attribute of the threats' records."""
