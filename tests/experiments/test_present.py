@@ -22,7 +22,7 @@ from timestepper.experiments import (
     table3,
     table4,
 )
-from timestepper.experiments.comparing import runs_table
+from timestepper.experiments.method_comparison import runs_table
 from timestepper.experiments.outcomes import read_outcomes
 from timestepper.experiments.plan import plan
 from timestepper.experiments.study import Noise, Scale

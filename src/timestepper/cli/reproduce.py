@@ -116,8 +116,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
 
 def _train(name: str, parsed: Namespace) -> int:
     """Carry out an experiment that trains networks."""
-    from timestepper.experiments.comparing import runs_table
     from timestepper.experiments.cost import Estimator
+    from timestepper.experiments.method_comparison import runs_table
     from timestepper.experiments.outcomes import read_outcomes
     from timestepper.experiments.plan import plan
     from timestepper.experiments.plan_table import plan_table

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from timestepper.experiments.comparing import BASELINE, STATISTICS, group, half_width, notes
+from timestepper.experiments.method_comparison import (
+    BASELINE,
+    STATISTICS,
+    difference_cells,
+    group,
+    half_width,
+    notes,
+)
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.result_table import Cell, Column, ResultTable
-from timestepper.experiments.statistics import difference, estimate
+from timestepper.experiments.statistics import estimate
 from timestepper.experiments.study import Scale, read_methods
 from timestepper.report import Panel, plot_bands
 from timestepper.report.bands import Interval
@@ -19,6 +28,7 @@ from timestepper.report.bands import Interval
 COLUMNS = (
     Column("method", "method", text=True),
     Column("deviation", "noise", decimals=2),
+    Column("seeds", "n"),
     Column("accuracy_percent", "accuracy\n(%)", decimals=2),
     Column("accuracy_interval", "±", decimals=2, plus_minus=True),
     Column("accuracy_difference", "accuracy\n− plain", signed=True, decimals=2),
@@ -26,7 +36,7 @@ COLUMNS = (
     Column("p", "p"),
     Column("loss", "loss"),
     Column("loss_interval", "±", plus_minus=True),
-    Column("loss_growth", "loss −\nat noise 0"),
+    Column("loss_growth", "loss −\nat 0"),
 )
 
 NOTES = (
@@ -50,29 +60,21 @@ def present(
         drawn: dict[str, dict[str, dict[float, Interval]]] = {"accuracy": {}, "loss": {}}
         for method, of_method in each.outcomes.items():
             label = labels[method].label + (" (Δt = 1)" if method == BASELINE else "")
-            plain = {o.planned.seed: o for o in each.outcomes.get(BASELINE, ())}
-            clean = estimate([_at(o, "loss", 0) for o in of_method]).mean if of_method else 0.0
+            without_noise = math.nan
             for column, deviation in enumerate(scale.noise.deviations if of_method else ()):
-                accuracy = estimate([100 * _at(o, "accuracy", column) for o in of_method])
+                accuracy = estimate([_accuracy(o, column) for o in of_method])
                 loss = estimate([_at(o, "loss", column) for o in of_method])
                 for quantity, found in (("accuracy", accuracy), ("loss", loss)):
                     at = drawn[quantity].setdefault(label, {})
                     at[deviation] = (found.mean, found.low, found.high)
-                paired = [(o, plain[o.planned.seed]) for o in of_method if o.planned.seed in plain]
-                gain: tuple[float, ...] = (float("nan"),) * 3
-                if method != BASELINE and paired:
-                    values = [
-                        [100 * _at(o, "accuracy", column) for o in side]
-                        for side in zip(*paired, strict=True)
-                    ]
-                    compared = difference(*values)
-                    gain = (compared.estimate.mean, half_width(compared.estimate), compared.p)
+                if deviation == 0:
+                    without_noise = loss.mean
+                gain = difference_cells(each.difference(method, partial(_accuracy, column=column)))
                 rows.append(
                     (
-                        label,
-                        deviation,
+                        *(label, deviation, len(of_method)),
                         *(accuracy.mean, half_width(accuracy), *gain),
-                        *(loss.mean, half_width(loss), loss.mean - clean),
+                        *(loss.mean, half_width(loss), loss.mean - without_noise),
                     )
                 )
         for quantity, unit in (("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)")):
@@ -86,6 +88,10 @@ def present(
         (*notes(scale, planned, outcomes), settings, STATISTICS, *NOTES),
     )
     return ResultFigure(plot_bands(panels), table)
+
+
+def _accuracy(outcome: Outcome, column: int) -> float:
+    return 100 * _at(outcome, "accuracy", column)
 
 
 def _at(outcome: Outcome, quantity: str, column: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timestepper.experiments.comparing import compare, group
+from timestepper.experiments.method_comparison import compare, group
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.result_figure import ResultFigure

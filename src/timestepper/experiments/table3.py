@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timestepper.experiments.comparing import compare as compare_methods
-from timestepper.experiments.comparison import COLUMNS, NOTES, Paper, compare, compare_stepped
+from timestepper.experiments.count_columns import COLUMNS, NOTES, Paper, compare, compare_stepped
 from timestepper.experiments.counting import count_stepped
+from timestepper.experiments.method_comparison import compare as compare_methods
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.result_figure import ResultFigure

@@ -80,7 +80,7 @@ def plot_intervals(groups: Mapping[str, Mapping[str, Interval]], x_label: str) -
                 axes.plot([low, high], [row, row], color="C0")
         axes.axvline(0, color="0.4", linewidth=0.8)
         axes.set_yticks(range(len(intervals)), [literal(label) for label in intervals])
-        axes.set_ylim(len(intervals) - 0.5, -0.5)
+        axes.set_ylim(max(1, len(intervals)) - 0.5, -0.5)
         axes.set_title(literal(title), fontsize="medium", loc="left")
         axes.grid(alpha=0.3, axis="x")
     panels[-1, 0].set_xlabel(x_label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from timestepper.experiments.outcomes import Outcome
@@ -58,10 +58,21 @@ class Group:
     title: str
     outcomes: dict[str, list[Outcome]]
 
-    def difference(self, method: str) -> Difference | None:
-        """Compare errors with the plain network's, for the seeds that both have."""
-        own = {o.planned.seed: o.error for o in self.outcomes[method]}
-        plain = {o.planned.seed: o.error for o in self.outcomes.get(BASELINE, ())}
+    def difference(
+        self, method: str, value: Callable[[Outcome], float] = lambda outcome: outcome.error
+    ) -> Difference | None:
+        """Compare a method with the plain network, for the seeds that both have.
+
+        Args:
+            method: name of the method.
+            value: what is compared; by default the test error in percent.
+
+        Returns:
+            Its values minus the plain network's; None for the plain network itself, and where no
+            seed has both.
+        """
+        own = {o.planned.seed: value(o) for o in self.outcomes[method]}
+        plain = {o.planned.seed: value(o) for o in self.outcomes.get(BASELINE, ())}
         seeds = [seed for seed in own if seed in plain]
         if method == BASELINE or not seeds:
             return None
@@ -157,16 +168,21 @@ def half_width(found: Estimate) -> float:
     return (found.high - found.low) / 2
 
 
+def difference_cells(compared: Difference | None) -> tuple[float, float, float]:
+    """Return the cells of a mean difference, half of its interval, and p."""
+    if compared is None:
+        return (math.nan,) * 3
+    return compared.estimate.mean, half_width(compared.estimate), compared.p
+
+
 def _cells(outcomes: Sequence[Outcome], compared: Difference | None) -> tuple[Cell, ...]:
     if not outcomes:
         return (0, *[math.nan] * 7)
     error, loss = estimate([o.error for o in outcomes]), estimate([o.loss for o in outcomes])
-    cells: tuple[Cell, ...] = (
+    return (
         *(len(outcomes), error.mean, half_width(error), loss.mean, half_width(loss)),
+        *difference_cells(compared),
     )
-    if compared is None:
-        return (*cells, *[math.nan] * 3)
-    return (*cells, compared.estimate.mean, half_width(compared.estimate), compared.p)
 
 
 def _paper_cells(
