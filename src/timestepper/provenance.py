@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def provenance(device: torch.device | None = None, *, command: str | None = None
         hardware = f"{torch.cuda.get_device_name(device)}, {hardware}"
     return [
         f"command: {command or _running_script()}",
-        f"commit: {_commit()}",
+        f"commit: {commit()}",
         f"versions: python {platform.python_version()}, torch {torch.__version__}, "
         f"timm {version('timm')}",
         f"hardware: {hardware}",
@@ -47,16 +48,17 @@ def _running_script() -> str:
     return shlex.join(["python", str(where), *sys.argv[1:]])
 
 
-def _commit() -> str:
-    """Name the commit of the code, and whether the code differs from it."""
+@cache
+def commit() -> str:
+    """Name the commit of the code when this is first called, and whether the code differs."""
     here = Path(__file__)
     # An installed package may lie inside somebody else's repository.
     if not _git("ls-files", str(here)):
         return f"unknown (timestepper {__version__})"
-    commit = _git("rev-parse", "--short", "HEAD")
+    head = _git("rev-parse", "--short", "HEAD")
     # What was measured before is no part of the code.
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
-    return f"{commit} with changes" if changes else commit
+    return f"{head} with changes" if changes else head
 
 
 def _git(*arguments: str) -> str:

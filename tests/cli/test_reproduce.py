@@ -8,7 +8,7 @@ from PIL import Image
 
 from timestepper.cli import main
 from timestepper.experiments import TRAINED, table2, table3
-from timestepper.experiments.result_table import Column, ResultTable
+from timestepper.report.result_table import Column, ResultTable
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
+from timestepper import data
 from timestepper.errors import ConfigurationError, RunError
 from timestepper.experiments import TRAINED
 from timestepper.experiments.plan import plan
@@ -15,7 +17,7 @@ from timestepper.networks import create
 from timestepper.training.recipes import find_recipe, read_configuration
 from timestepper.training.run import Run
 
-SMOKE = Scale({"smoke": "digits"}, {"ResNet-8": "cifar_resnet8"}, 2)
+SMOKE = Scale(("smoke",), {"ResNet-8": "cifar_resnet8"}, 2)
 RUNS = Path("runs")
 
 
@@ -57,7 +59,7 @@ def test_every_method_builds_a_network(method):
 
 
 def test_settings_of_a_run():
-    scale = Scale({"quick-digits": "digits"}, {"deep": "cifar_resnet20"}, 2, Noise((0.0,), 1))
+    scale = Scale(("quick-digits",), {"deep": "cifar_resnet20"}, 2, Noise((0.0,), 1))
     planned = plan(("plain", "rezero"), scale, RUNS, "somewhere")
     assert [(each.seed, each.method) for each in planned] == [
         (0, "plain"),
@@ -75,7 +77,8 @@ def test_settings_of_a_run():
 
 def created(planned, **changes):
     run = Run(planned.run.folder)
-    run.create(dataclasses.replace(planned.configuration, **changes))
+    configuration = dataclasses.replace(planned.configuration, **changes)
+    run.create(configuration, data.load("digits"), torch.device("cpu"))
 
 
 def test_a_run_of_another_protocol_is_refused_and_stays():
@@ -119,11 +122,37 @@ def test_states(tmp_path):
     assert more.state == "trained"
 
 
+def test_an_empty_folder_is_no_run_yet():
+    (RUNS / "smoke" / "cifar_resnet8-plain-0").mkdir(parents=True)
+    assert plan(("plain",), SMOKE, RUNS, None)[0].state == "new"
+
+
+def test_a_file_that_is_called_like_a_protocol_is_left_alone():
+    Path("smoke").write_text("epochs: 99\n")
+    assert plan(("plain",), SMOKE, RUNS, None)[0].configuration.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("plain: [", "methods.yaml: "),
+        ("plain: {lable: x, settings: {}}\n", "methods.yaml: .*lable"),
+    ],
+)
+def test_broken_methods_are_one_line(content, message, monkeypatch, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "methods.yaml").write_text(content)
+    monkeypatch.setattr("timestepper.experiments.study.FOLDERS", (tmp_path,))
+    with pytest.raises(ConfigurationError, match=message) as error:
+        read_methods()
+    assert "\n" not in str(error.value)
+
+
 def test_unknown_names():
     with pytest.raises(ConfigurationError, match="no method 'plane'; did you mean 'plain'"):
         plan(("plane",), SMOKE, RUNS, None)
     with pytest.raises(ConfigurationError, match="recipe 'smok' is neither a file nor"):
-        plan(("plain",), dataclasses.replace(SMOKE, protocols={"smok": "digits"}), RUNS, None)
+        plan(("plain",), dataclasses.replace(SMOKE, protocols=("smok",)), RUNS, None)
 
 
 def test_a_broken_study_is_one_line(monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ from timestepper.experiments.outcomes import read_outcomes
 from timestepper.experiments.plan import plan
 from timestepper.experiments.study import Noise, Scale
 
-ONE = Scale({"smoke": "digits"}, {"ResNet-50": "cifar_resnet8"}, 3)
+ONE = Scale(("smoke",), {"ResNet-50": "cifar_resnet8"}, 3)
 ACCURACY = {"plain": (0.90, 0.92, 0.91), "tsc-lstm": (0.93, 0.94, 0.95)}
 T = 4.302653
 """Student's 97.5 % quantile for two degrees of freedom."""
@@ -71,7 +71,7 @@ def test_seeds_that_only_one_side_has_are_not_compared():
     assert (plain["seeds"], stepped["seeds"]) == (2, 3)
     assert stepped["error_difference"] == pytest.approx(np.mean([-3.0, -4.0]))
     notes = alternatives.present(ONE, planned, read_outcomes(planned)).table.notes
-    assert "Failed, and therefore left out: plain of ResNet-50 (digits), seed 1." in notes
+    assert "Failed, and therefore left out: plain of ResNet-50 (digits, 1 epoch), seed 1." in notes
 
 
 def test_a_method_without_any_run_has_dashes():
@@ -85,24 +85,29 @@ def test_a_method_without_any_run_has_dashes():
 
 def test_notes_name_data_protocol_networks_and_commits():
     planned = made()
-    (planned[0].run.provenance).write_text("from the start:\n  commit: abc\nx:\n  commit: def\n")
+    planned[0].run.provenance.write_text(
+        "from the start:\n  commit: abc\n  hardware: an abacus\nthen:\n  commit: def\n"
+    )
     table = table3.present(ONE, planned, read_outcomes(planned)).table
     assert table.notes[0].startswith(
-        "Trained on digits (recipe smoke). Networks: ResNet-50 is cifar_resnet8."
+        "Trained on digits, 1 epoch (recipe smoke). Networks: ResNet-50 is cifar_resnet8."
     )
-    assert table.notes[1] == "Trained by the code of abc, def."
+    assert table.notes[1] == "Trained by the code of abc, def, on an abacus."
 
 
 def test_two_protocols_are_told_apart():
-    scale = dataclasses.replace(ONE, protocols={"smoke": "digits", "cifar10": "CIFAR-10"})
+    scale = dataclasses.replace(ONE, protocols=("smoke", "cifar10"))
     planned = made(scale)
     found = rows(table3.present(scale, planned, read_outcomes(planned)))
-    assert [row["network"] for row in found[::2]] == ["digits: ResNet-50", "CIFAR-10: ResNet-50"]
+    assert [row["network"] for row in found[::2]] == [
+        "digits, 1 epoch: ResNet-50",
+        "CIFAR-10, 300 epochs: ResNet-50",
+    ]
 
 
 def test_every_training_by_itself():
     planned = made()
-    found = rows(runs_table(read_outcomes(planned)))
+    found = rows(runs_table(ONE, read_outcomes(planned)))
     assert len(found) == 6
     assert found[1]["error_percent"] == pytest.approx(7.0)
     assert (found[1]["method"], found[1]["seed"], found[1]["commit"]) == ("tsc-lstm", 0, "abc")
@@ -120,7 +125,7 @@ def test_figure5_is_drawn_against_depth():
 
 
 def test_figure3_has_every_epoch():
-    scale = Scale({"quick-cifar10": "CIFAR"}, {"ResNet-8": "cifar_resnet8"}, 3)
+    scale = Scale(("quick-cifar10",), {"ResNet-8": "cifar_resnet8"}, 3)
     planned = made(scale)
     found = rows(figure3.present(scale, planned, read_outcomes(planned)))
     assert [row["epoch"] for row in found] == [1, 2, 3, 4, 5] * 2
@@ -135,16 +140,22 @@ def test_figure4_averages_draws_and_pairs_seeds():
     for each in planned:
         lower = 0.2 if each.method == "plain" else 0.1
         accuracy = [[0.9, 0.9 - lower], [0.9, 0.8 - lower + each.seed / 100]]
-        loss = [[1.0, 2.0], [1.0, 3.0]]
+        after = 2.0 if each.method == "plain" else 1.0
+        loss = [[1.0, after], [1.0, after + 1 + each.seed / 5]]
         each.noise_file.write_text(json.dumps({"accuracy": accuracy, "loss": loss}))
     found = rows(figure4.present(scale, planned, read_outcomes(planned)))
     plain, stepped = found[1], found[3]
     assert (plain["method"], stepped["method"]) == ("plain (Δt = 1)", "TSC_LSTM")
     assert plain["accuracy_percent"] == pytest.approx(65.5)
     assert plain["accuracy_interval"] == pytest.approx(T * 0.5 / math.sqrt(3), rel=1e-6)
-    assert (plain["loss"], plain["loss_growth"]) == (2.5, 1.5)
+    assert plain["loss"] == pytest.approx(np.mean([2.5, 2.6, 2.7]))
+    assert stepped["growth_difference"] == pytest.approx(np.mean([0.5, 0.6, 0.7]) - 1.6)
     assert stepped["accuracy_difference"] == pytest.approx(10)
-    assert stepped["accuracy_difference_interval"] == pytest.approx(0, abs=1e-9)
+    # Each seed differs by the same: no spread, and therefore no interval.
+    assert math.isnan(stepped["accuracy_difference_interval"])
+    first = rows(runs_table(scale, read_outcomes(planned)))[0]
+    assert first["error_percent_at_noise_1"] == pytest.approx(35)
+    assert first["loss_at_noise_0"] == 1.0
     assert math.isnan(found[0]["accuracy_difference"])
 
 

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -24,7 +26,7 @@ from timestepper.robustness.noise import noise_curve
 from timestepper.training.interruption import Interrupted
 from timestepper.training.trained import load_trained
 
-SMOKE = Scale({"smoke": "digits"}, {"8": "cifar_resnet8"}, 1)
+SMOKE = Scale(("smoke",), {"8": "cifar_resnet8"}, 1)
 
 
 def planned_runs(methods, scale=SMOKE, **changes):
@@ -119,12 +121,52 @@ def test_measurement_under_noise_is_made_once_and_later_if_need_be():
     kept = json.loads(noisy.noise_file.read_text())
     torch.testing.assert_close(torch.tensor(kept["accuracy"], dtype=torch.float64), curve.accuracy)
     (outcome,) = read_outcomes([noisy])
-    assert outcome.noise["loss"] == kept["loss"]
-    assert 100 * (1 - kept["accuracy"][0][0]) == pytest.approx(outcome.error)
+    assert outcome.loss_under_noise(1) == pytest.approx(sum(draw[1] for draw in kept["loss"]) / 2)
+    assert 100 - outcome.accuracy_under_noise(0) == pytest.approx(outcome.error)
     noisy.noise_file.write_text("{")
     (outcome,) = read_outcomes([noisy])
     with pytest.raises(RunError, match=r"noise-\w+\.json is broken; remove it"):
-        _ = outcome.noise
+        outcome.loss_under_noise(0)
+
+
+def test_trainings_end_when_the_process_that_planned_them_is_killed():
+    code = (
+        "from pathlib import Path\n"
+        "from timestepper.experiments.plan import plan\n"
+        "from timestepper.experiments.runner import carry_out\n"
+        "from timestepper.experiments.study import Scale\n"
+        "scale = Scale(('quick-digits',), {'20': 'cifar_resnet20'}, 1)\n"
+        "if __name__ == '__main__':\n"
+        "    list(carry_out(plan(('plain',), scale, Path('runs'), None), 1))\n"
+    )
+    Path("planner.py").write_text(code)
+    planner = subprocess.Popen([sys.executable, "planner.py"])
+    (planned,) = plan(
+        ("plain",), Scale(("quick-digits",), {"20": "cifar_resnet20"}, 1), Path("runs"), None
+    )
+    while not planned.run.metrics.exists():
+        assert planner.poll() is None
+        time.sleep(0.05)
+    planner.kill()
+    planner.wait()
+    deadline = time.monotonic() + 60
+    while "everything is saved" not in planned.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert planned.state == "started"
+
+
+def test_time_is_that_of_the_cores_there_are():
+    few, many = Estimator(1), Estimator(64)
+    planned = planned_runs(("plain", "tsc-indp"))
+    for estimator in (few, many):
+        estimator.remaining = lambda each: 3600.0
+        estimator._on_cpu = True
+    assert few.hours(planned) == 2
+    assert many.hours(planned) == max(1, 2 / runner.cores())
+    many._on_cpu = False
+    assert many.hours(planned) == 2
+    assert many.hours([]) == 0
 
 
 def test_estimates_follow_epochs_and_what_is_done():
@@ -134,7 +176,7 @@ def test_estimates_follow_epochs_and_what_is_done():
     epoch = estimator.remaining(one)
     assert epoch > 0
     assert estimator.remaining(ten) == pytest.approx(10 * epoch)
-    ten.run.create(ten.configuration)
+    ten.run.create(ten.configuration, estimator.images(ten.configuration), torch.device("cpu"))
     ten.run.metrics.write_text("epoch\n" + "\n".join("1234") + "\n")
     assert estimator.remaining(ten) == pytest.approx(6 * epoch)
     ten.run.folded.touch()

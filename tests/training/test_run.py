@@ -51,6 +51,7 @@ def test_a_run_holds_everything():
         "step_sizes.png",
         "step_sizes.safetensors",
         "provenance.txt",
+        "data.json",
         "folded.safetensors",
         "checkpoints/last.pt",
         "checkpoints/previous.pt",

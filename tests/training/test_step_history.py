@@ -1,5 +1,6 @@
 """What a run keeps about how its step sizes moved, and about the code that made it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,13 @@ def test_order_of_depth_survives_the_file(tmp_path):
     history = {f"layer{i}.{j}": torch.full((2, 3), i + j / 100) for i in (2, 1) for j in range(12)}
     write_step_history(history, tmp_path / "steps.safetensors")
     assert list(read_step_history(tmp_path / "steps.safetensors")) == list(history)
+
+
+def test_what_stopped_before_its_first_checkpoint_is_of_the_code_that_starts_again():
+    start("run")
+    shutil.rmtree("run/checkpoints")
+    Path("run/provenance.txt").write_text("from the start:\n  commit: old\n")
+    start("run", resume=True)
+    text = Path("run/provenance.txt").read_text()
+    assert "old" not in text
+    assert text.count("  commit: ") == 1

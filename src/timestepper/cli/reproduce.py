@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from rich.console import Console
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments import CALCULATED, COUNTED, EXPERIMENTS, TRAINED
-from timestepper.experiments.result_figure import ResultFigure
-from timestepper.experiments.result_table import ResultTable
 from timestepper.experiments.study import SCALES, ScaleName
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
+from timestepper.report.result_figure import ResultFigure
+from timestepper.report.result_table import ResultTable
 
 EXAMPLES = (
     "timestepper reproduce figure1",
@@ -60,6 +61,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--jobs", type=int, default=1, metavar="N", help="trainings at a time; they share the cores"
     )
     parser.add_argument(
+        "--seeds",
+        type=int | None,
+        metavar="N",
+        help="train with so many seeds instead of those that the scale has",
+    )
+    parser.add_argument(
         "--runs",
         type=str,
         default="runs",
@@ -92,8 +99,11 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         raise ConfigurationError(
             f"{name} has no counts of its own ({' and '.join(COUNTED)} have); leave --counts out"
         )
-    if parsed.jobs < 1:
-        raise ConfigurationError(f"--jobs is {parsed.jobs}; it must be at least 1")
+    for option in ("jobs", "seeds"):
+        if getattr(parsed, option) is not None and getattr(parsed, option) < 1:
+            raise ConfigurationError(
+                f"--{option} is {getattr(parsed, option)}; it must be at least 1"
+            )
     if name in TRAINED and not parsed.counts:
         return _train(name, parsed)
     if parsed.dry_run or parsed.budget is not None:
@@ -117,6 +127,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
 def _train(name: str, parsed: Namespace) -> int:
     """Carry out an experiment that trains networks."""
     from timestepper.experiments.cost import Estimator
+    from timestepper.experiments.images import require_same_images
     from timestepper.experiments.method_comparison import runs_table
     from timestepper.experiments.outcomes import read_outcomes
     from timestepper.experiments.plan import plan
@@ -130,12 +141,18 @@ def _train(name: str, parsed: Namespace) -> int:
     console = Console()
     study = read_study(name)
     scale = study.at(parsed.scale)
-    planned = plan(study.methods, scale, Path(parsed.runs), parsed.data_dir)
+    if parsed.seeds is not None:
+        scale = replace(scale, seeds=parsed.seeds)
+    runs = Path(parsed.runs)
+    if runs.exists() and not runs.is_dir():
+        raise RunError(f"{runs} is a file; name a folder for the trainings with --runs")
+    planned = plan(study.methods, scale, runs, parsed.data_dir)
     estimator = Estimator(parsed.jobs)
+    require_same_images(planned, estimator.images)
     with console.status("trying a step of each training"):
         table = plan_table(planned, estimator)
+        hours = estimator.hours(planned)
     console.print(table)
-    hours = sum(map(estimator.remaining, planned)) / 3600 / parsed.jobs
     console.print(f"to do: about {duration(hours)} on this machine with --jobs {parsed.jobs}")
     if parsed.budget is not None and hours > parsed.budget:
         raise ConfigurationError(
@@ -155,11 +172,12 @@ def _train(name: str, parsed: Namespace) -> int:
         raise RunError(f"no training of {name} succeeded; see the logs in {parsed.runs}")
     experiment = import_module(f"timestepper.experiments.{name}")
     result: Result = experiment.present(scale, planned, outcomes)
-    made_by = provenance(command=f"timestepper reproduce {name} --scale {parsed.scale}")
+    seeds = "" if parsed.seeds is None else f" --seeds {parsed.seeds}"
+    made_by = provenance(command=f"timestepper reproduce {name} --scale {parsed.scale}{seeds}")
     _show(result, console)
     _write(result, made_by, paths[:3], console)
     paths[3].parent.mkdir(exist_ok=True)
-    write_atomically(paths[3], runs_table(outcomes).to_csv(made_by).encode())
+    write_atomically(paths[3], runs_table(scale, outcomes).to_csv(made_by).encode())
     console.print(f"each training: {paths[3]}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 

@@ -16,11 +16,11 @@ from rich.progress import Progress
 
 from timestepper.cli.arguments import open_run
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
-from timestepper.experiments.result_figure import ResultFigure
-from timestepper.experiments.result_table import ResultTable
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report import every_score, plot_robustness, robustness_table
+from timestepper.report.result_figure import ResultFigure
+from timestepper.report.result_table import ResultTable
 from timestepper.robustness import (
     FGSM,
     PGD,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,17 @@ class DataSet:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Describe the images so that others are told from them, in values that JSON has."""
+        return {
+            "classes": list(self.classes),
+            "training_images": len(self.train),
+            "test_images": len(self.test),
+            "shape": [self.channels, *self.image_size],
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     def batches(
         self,

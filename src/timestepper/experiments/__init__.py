@@ -23,5 +23,5 @@ COUNTED = ("table2", "table3")
 
 EXPERIMENTS = CALCULATED | TRAINED
 """What each experiment is. Its module of the same name makes a
-:class:`~timestepper.experiments.result_table.ResultTable` or a
-:class:`~timestepper.experiments.result_figure.ResultFigure`."""
+:class:`~timestepper.report.result_table.ResultTable` or a
+:class:`~timestepper.report.result_figure.ResultFigure`."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from timestepper.experiments.method_comparison import compare
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.study import Scale
+from timestepper.report.result_figure import ResultFigure
 
 NOTES = (
     "A network whose last γ starts at 0.5 computes at its start what a time-stepped one does. "

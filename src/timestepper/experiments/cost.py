@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from timestepper.data import DataSet
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.runner import threads_for
+from timestepper.experiments.runner import cores, threads_for
 from timestepper.training.build import (
     build_data,
     build_fabric,
@@ -22,7 +24,7 @@ FORWARD_SHARE = 1 / 3
 """What evaluating an image costs, of training on it: a backward pass is about two forward ones."""
 
 MOST_PIXELS = 2**17
-"""A trial step takes at most so many pixels; time beyond them is taken to be proportional."""
+"""A trial step on the CPU takes at most so many pixels; time is proportional beyond them."""
 
 
 class Estimator:
@@ -36,6 +38,7 @@ class Estimator:
         self._jobs = jobs
         self._data: dict[str, DataSet] = {}
         self._seconds: dict[tuple[str, str, str], float] = {}
+        self._on_cpu = True
 
     def remaining(self, planned: PlannedRun) -> float:
         """Estimate what is left of a training and its measurement, in seconds.
@@ -45,10 +48,10 @@ class Estimator:
         """
         if planned.state == "done":
             return 0.0
-        images = self._images(planned.configuration)
+        images = self.images(planned.configuration)
         key = (planned.protocol, planned.network, planned.method)
         if key not in self._seconds:
-            self._seconds[key] = _seconds_per_image(planned.configuration, images, self._jobs)
+            self._seconds[key] = self._seconds_per_image(planned.configuration, images)
         tests = FORWARD_SHARE * len(images.test)
         epochs = planned.configuration.epochs - planned.epochs_done
         count = epochs * (len(images.train) + tests)
@@ -56,31 +59,50 @@ class Estimator:
             count += len(planned.noise.deviations) * planned.noise.draws * tests
         return count * self._seconds[key]
 
-    def _images(self, configuration: Configuration) -> DataSet:
+    def hours(self, planned: Sequence[PlannedRun]) -> float:
+        """Estimate how long it takes until all of several trainings are done.
+
+        On the CPU each core does one at a time. On a GPU they share the device, and nothing is
+        counted on being faster together.
+        """
+        seconds = [self.remaining(each) for each in planned if each.state != "done"]
+        if not seconds:
+            return 0.0
+        together = min(self._jobs, cores(), len(seconds)) if self._on_cpu else 1
+        return max(sum(seconds) / together, *seconds) / 3600
+
+    def images(self, configuration: Configuration) -> DataSet:
+        """Load a training's images, or return those that were loaded before.
+
+        Raises:
+            DataError: they are missing or broken.
+        """
         key = repr(configuration.data)
         if key not in self._data:
             self._data[key] = build_data(configuration)
         return self._data[key]
 
+    def _seconds_per_image(self, configuration: Configuration, images: DataSet) -> float:
+        """Time the second of two training steps, on the cores that it will have."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads_for(self._jobs))
+        try:
+            fabric = build_fabric(configuration)
+            self._on_cpu = fabric.device.type == "cpu"
+            return _time_step(configuration, images, fabric)
+        finally:
+            torch.set_num_threads(threads)
 
-def _seconds_per_image(configuration: Configuration, images: DataSet, jobs: int) -> float:
-    """Time the second of two training steps, on the cores that it will have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads_for(jobs))
-    try:
-        return _time_step(configuration, images)
-    finally:
-        torch.set_num_threads(threads)
 
-
-def _time_step(configuration: Configuration, images: DataSet) -> float:
-    fabric = build_fabric(configuration)
+def _time_step(configuration: Configuration, images: DataSet, fabric: Fabric) -> float:
     network = build_network(configuration, images)
     module, optimizer = fabric.setup(
         network.to(fabric.device), build_optimizer(configuration, network)
     )
     height, width = images.image_size
-    batch = max(2, min(configuration.batch_size, MOST_PIXELS // (height * width)))
+    batch = configuration.batch_size
+    if fabric.device.type == "cpu":
+        batch = max(2, min(batch, MOST_PIXELS // (height * width)))
     inputs = torch.zeros(batch, images.channels, height, width, device=fabric.device)
     if configuration.channels_last:
         inputs = inputs.to(memory_format=torch.channels_last)

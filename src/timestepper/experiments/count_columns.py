@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from timestepper.experiments.counting import WHAT_IS_COUNTED, Counts, SteppedCounts
-from timestepper.experiments.result_table import Cell, Column
+from timestepper.report.result_table import Cell, Column
 
 COLUMNS = (
     Column("phase", "phase", text=True),

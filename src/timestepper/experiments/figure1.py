@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from timestepper.experiments.result_figure import ResultFigure
-from timestepper.experiments.result_table import Cell, Column, ResultTable
 from timestepper.ode import Array, Solution, solve_adaptive, solve_fixed
 from timestepper.report import plot_solutions
+from timestepper.report.result_figure import ResultFigure
+from timestepper.report.result_table import Cell, Column, ResultTable
 
 RATE = -4.0
 """λ of dy/dt = λy."""

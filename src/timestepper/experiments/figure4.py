@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
+from timestepper.errors import ConfigurationError
 from timestepper.experiments.method_comparison import (
     BASELINE,
     STATISTICS,
@@ -18,12 +16,12 @@ from timestepper.experiments.method_comparison import (
 )
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.result_figure import ResultFigure
-from timestepper.experiments.result_table import Cell, Column, ResultTable
 from timestepper.experiments.statistics import estimate
 from timestepper.experiments.study import Scale, read_methods
 from timestepper.report import Panel, plot_bands
 from timestepper.report.bands import Interval
+from timestepper.report.result_figure import ResultFigure
+from timestepper.report.result_table import Cell, Column, ResultTable
 
 COLUMNS = (
     Column("method", "method", text=True),
@@ -33,10 +31,12 @@ COLUMNS = (
     Column("accuracy_interval", "±", decimals=2, plus_minus=True),
     Column("accuracy_difference", "accuracy\n− plain", signed=True, decimals=2),
     Column("accuracy_difference_interval", "±", decimals=2, plus_minus=True),
-    Column("p", "p"),
+    Column("accuracy_p", "p"),
     Column("loss", "loss"),
     Column("loss_interval", "±", plus_minus=True),
-    Column("loss_growth", "loss −\nat 0"),
+    Column("growth_difference", "growth\n− plain", signed=True),
+    Column("growth_difference_interval", "±", plus_minus=True),
+    Column("growth_p", "p"),
 )
 
 NOTES = (
@@ -51,7 +51,8 @@ def present(
     scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
 ) -> ResultFigure:
     """Draw accuracy and loss against the standard deviation of the noise."""
-    assert scale.noise is not None
+    if scale.noise is None:
+        raise ConfigurationError("figure4 has no noise to measure; give its recipe some")
     labels = read_methods()
     methods = list(dict.fromkeys(each.method for each in planned))
     rows: list[tuple[Cell, ...]] = []
@@ -60,27 +61,28 @@ def present(
         drawn: dict[str, dict[str, dict[float, Interval]]] = {"accuracy": {}, "loss": {}}
         for method, of_method in each.outcomes.items():
             label = labels[method].label + (" (Δt = 1)" if method == BASELINE else "")
-            without_noise = math.nan
             for column, deviation in enumerate(scale.noise.deviations if of_method else ()):
-                accuracy = estimate([_accuracy(o, column) for o in of_method])
-                loss = estimate([_at(o, "loss", column) for o in of_method])
+                accuracy = estimate([o.accuracy_under_noise(column) for o in of_method])
+                loss = estimate([o.loss_under_noise(column) for o in of_method])
                 for quantity, found in (("accuracy", accuracy), ("loss", loss)):
                     at = drawn[quantity].setdefault(label, {})
                     at[deviation] = (found.mean, found.low, found.high)
-                if deviation == 0:
-                    without_noise = loss.mean
-                gain = difference_cells(each.difference(method, partial(_accuracy, column=column)))
+                gain = each.difference(method, partial(Outcome.accuracy_under_noise, column=column))
+                growth = each.difference(method, partial(_growth, column=column))
                 rows.append(
                     (
                         *(label, deviation, len(of_method)),
-                        *(accuracy.mean, half_width(accuracy), *gain),
-                        *(loss.mean, half_width(loss), loss.mean - without_noise),
+                        *(accuracy.mean, half_width(accuracy), *difference_cells(gain)),
+                        *(loss.mean, half_width(loss), *difference_cells(growth)),
                     )
                 )
         for quantity, unit in (("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)")):
             x_label = "standard deviation of the noise"
             panels.append(Panel(each.title, x_label, unit, drawn[quantity]))
-    settings = f"Means over {scale.noise.draws} draws of the noise, the same ones for all networks."
+    settings = (
+        f"Means over {scale.noise.draws} draws of the noise, the same ones for all networks. "
+        f"Growth: of the loss, from noise {scale.noise.deviations[0]:g} on."
+    )
     table = ResultTable(
         "Figure 4: Gaussian noise on the inputs",
         COLUMNS,
@@ -90,10 +92,6 @@ def present(
     return ResultFigure(plot_bands(panels), table)
 
 
-def _accuracy(outcome: Outcome, column: int) -> float:
-    return 100 * _at(outcome, "accuracy", column)
-
-
-def _at(outcome: Outcome, quantity: str, column: int) -> float:
-    """Average a network's draws at one deviation."""
-    return float(np.mean([draw[column] for draw in outcome.noise[quantity]]))
+def _growth(outcome: Outcome, column: int) -> float:
+    """Return how much more loss there is than at the first deviation."""
+    return outcome.loss_under_noise(column) - outcome.loss_under_noise(0)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from timestepper.errors import ConfigurationError
 from timestepper.experiments.method_comparison import compare, group
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.result_figure import ResultFigure
 from timestepper.experiments.statistics import estimate
-from timestepper.experiments.study import Scale, read_methods
+from timestepper.experiments.study import Scale, read_methods, read_protocols
 from timestepper.report import Panel, plot_bands
 from timestepper.report.bands import Interval
+from timestepper.report.result_figure import ResultFigure
 
 NOTES = (
     "The paper's figure has no numbers; its text says that plain networks reach a plateau and then "
@@ -23,12 +24,14 @@ def present(
     scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
 ) -> ResultFigure:
     """Draw accuracy against depth; networks are labelled by their depth."""
-    labels = read_methods()
+    labels, protocols = read_methods(), read_protocols()
     methods = list(dict.fromkeys(each.method for each in planned))
+    if not all(label.isdecimal() for label in scale.networks):
+        raise ConfigurationError("the networks of figure5 must be labelled by their depths")
     depths = [int(network) for network in scale.networks]
     panels = []
     groups = group(scale, outcomes, methods)
-    for protocol, title in scale.protocols.items():
+    for protocol in scale.protocols:
         curves: dict[str, dict[float, Interval]] = {}
         for each in groups:
             for method, of_method in each.outcomes.items():
@@ -36,7 +39,9 @@ def present(
                     found = estimate([100 - outcome.error for outcome in of_method])
                     curve = curves.setdefault(labels[method].label, {})
                     curve[int(each.network)] = (found.mean, found.low, found.high)
-        panels.append(Panel(title, "layers", "test accuracy (%)", curves, ticks=depths))
+        panels.append(
+            Panel(protocols[protocol].label, "layers", "test accuracy (%)", curves, ticks=depths)
+        )
     table = compare(
         "Figure 5: accuracy against depth", scale, planned, outcomes, more_notes=NOTES
     ).table

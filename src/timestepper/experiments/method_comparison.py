@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.result_figure import ResultFigure
-from timestepper.experiments.result_table import Cell, Column, ResultTable
 from timestepper.experiments.statistics import Difference, Estimate, difference, estimate
-from timestepper.experiments.study import Scale, read_methods
+from timestepper.experiments.study import Scale, read_methods, read_protocols
 from timestepper.report import plot_intervals
 from timestepper.report.bands import Interval
+from timestepper.report.result_figure import ResultFigure
+from timestepper.report.result_table import Cell, Column, ResultTable
 
 BASELINE = "plain"
 
 STATISTICS = (
     "n: seeds. ±: half of the 95 % interval of a mean over seeds (Student's t). Differences are "
     "taken seed by seed; p is of the two-sided paired t-test, not corrected for the number of "
-    "rows. An interval that holds zero is no difference that so few seeds can show."
+    "rows. An interval that holds zero is no difference that so few seeds can show. Where all "
+    "seeds have the same value there is no spread to make an interval or p of."
 )
 
 COLUMNS = (
@@ -81,10 +82,13 @@ class Group:
 
 def group(scale: Scale, outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[Group]:
     """Sort outcomes by protocol, network and method."""
+    protocols = read_protocols()
     groups = []
-    for protocol, label in scale.protocols.items():
+    for protocol in scale.protocols:
         for network in scale.networks:
-            title = network if len(scale.protocols) == 1 else f"{label}: {network}"
+            title = (
+                network if len(scale.protocols) == 1 else f"{protocols[protocol].label}: {network}"
+            )
             here = [
                 o
                 for o in outcomes
@@ -98,20 +102,24 @@ def group(scale: Scale, outcomes: Sequence[Outcome], methods: Sequence[str]) -> 
 def notes(scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]) -> list[str]:
     """Say what was trained, by what code, and what is missing."""
     labels = read_methods()
-    what = "; ".join(f"{label} (recipe {name})" for name, label in scale.protocols.items())
+    protocols = read_protocols()
+    what = "; ".join(f"{protocols[name].label} (recipe {name})" for name in scale.protocols)
     networks = ", ".join(f"{label} is {name}" for label, name in scale.networks.items())
     commits = dict.fromkeys(commit for outcome in outcomes for commit in outcome.commits)
+    hardware = dict.fromkeys(machine for outcome in outcomes for machine in outcome.hardware)
     said = [
         f"Trained on {what}. Networks: {networks}. Errors and losses are those of the test images "
         "after the last epoch.",
-        f"Trained by the code of {', '.join(commits) or 'no commit'}.",
+        f"Trained by the code of {', '.join(commits)}, on {'; '.join(hardware)}."
+        if outcomes
+        else "Nothing was trained.",
     ]
     done = {outcome.planned.name for outcome in outcomes}
     missing: dict[str, list[int]] = {}
     for each in planned:
         if each.name not in done:
             name = (
-                f"{labels[each.method].label} of {each.network} ({scale.protocols[each.protocol]})"
+                f"{labels[each.method].label} of {each.network} ({protocols[each.protocol].label})"
             )
             missing.setdefault(name, []).append(each.seed)
     if missing:
@@ -205,14 +213,24 @@ RUN_COLUMNS = (
 )
 
 
-def runs_table(outcomes: Sequence[Outcome]) -> ResultTable:
-    """Tabulate every training by itself, from which all statistics can be made again."""
-    rows: list[tuple[Cell, ...]] = [
-        (
-            *(o.planned.protocol, o.planned.configuration.network.name, o.planned.method),
-            *(o.planned.seed, o.error, o.loss, 100 * (1 - o.history[-1]["train_accuracy"])),
-            " then ".join(o.commits),
-        )
-        for o in outcomes
+def runs_table(scale: Scale, outcomes: Sequence[Outcome]) -> ResultTable:
+    """Tabulate every training by itself: what it scored after its last epoch, and under noise."""
+    deviations = scale.noise.deviations if scale.noise else ()
+    noisy = [
+        Column(f"{quantity}_at_noise_{deviation:g}", "", decimals=2)
+        for quantity in ("error_percent", "loss")
+        for deviation in deviations
     ]
-    return ResultTable("Trainings", RUN_COLUMNS, rows, ())
+    rows: list[tuple[Cell, ...]] = []
+    for o in outcomes:
+        columns = range(len(deviations))
+        rows.append(
+            (
+                *(o.planned.protocol, o.planned.configuration.network.name, o.planned.method),
+                *(o.planned.seed, o.error, o.loss, 100 * (1 - o.history[-1]["train_accuracy"])),
+                " then ".join(o.commits),
+                *(100 - o.accuracy_under_noise(column) for column in columns),
+                *(o.loss_under_noise(column) for column in columns),
+            )
+        )
+    return ResultTable("Trainings", (*RUN_COLUMNS, *noisy), rows, ())

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from timestepper.errors import RunError
 from timestepper.experiments.plan import PlannedRun
 
@@ -21,11 +23,13 @@ class Outcome:
         planned: what it was.
         history: a row for each epoch, as a run's metrics have it.
         commits: the code that made it; several where it was interrupted in between.
+        hardware: what it was made on, likewise.
     """
 
     planned: PlannedRun
     history: list[dict[str, float]]
     commits: tuple[str, ...]
+    hardware: tuple[str, ...]
 
     @property
     def error(self) -> float:
@@ -37,8 +41,16 @@ class Outcome:
         """Mean cross-entropy of the test images after the last epoch, in nats."""
         return self.history[-1]["test_loss"]
 
+    def accuracy_under_noise(self, column: int) -> float:
+        """Average the draws of one deviation, by its place among all, in percent."""
+        return 100 * float(np.mean([draw[column] for draw in self._noise["accuracy"]]))
+
+    def loss_under_noise(self, column: int) -> float:
+        """Average the draws of one deviation, by its place among all, in nats."""
+        return float(np.mean([draw[column] for draw in self._noise["loss"]]))
+
     @cached_property
-    def noise(self) -> dict[str, Any]:
+    def _noise(self) -> dict[str, Any]:
         """What was measured under noise, see :class:`~timestepper.robustness.noise.NoiseCurve`.
 
         Raises:
@@ -76,5 +88,9 @@ def _read(planned: PlannedRun) -> Outcome:
             f"{run.folder} is finished, but {run.metrics.name} or {run.provenance.name} is missing "
             f"or broken ({error}); remove the folder to train anew"
         ) from error
-    commits = [fact.partition("commit: ")[2] for fact in facts if "commit: " in fact]
-    return Outcome(planned, history, tuple(dict.fromkeys(commits)))
+    return Outcome(planned, history, _facts(facts, "commit"), _facts(facts, "hardware"))
+
+
+def _facts(lines: Sequence[str], kind: str) -> tuple[str, ...]:
+    values = (line.partition(f"  {kind}: ")[2] for line in lines)
+    return tuple(dict.fromkeys(filter(None, values)))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments.study import Noise, Scale, read_methods
 from timestepper.training.configuration import Configuration, DataConfiguration
-from timestepper.training.recipes import find_recipe, overlaid, read_configuration
+from timestepper.training.recipes import overlaid, packaged_recipe, read_configuration
 from timestepper.training.run import Run
 
 State = Literal["done", "trained", "started", "new"]
@@ -64,7 +64,7 @@ class PlannedRun:
         """Epochs that its metrics have."""
         if not self.run.metrics.exists():
             return 0
-        return len(self.run.metrics.read_text(encoding="utf-8").splitlines()) - 1
+        return max(0, len(self.run.metrics.read_text(encoding="utf-8").splitlines()) - 1)
 
     @property
     def state(self) -> State:
@@ -101,7 +101,7 @@ def plan(
     ):
         if method not in known:
             raise ConfigurationError(f"there is no method '{method}'{did_you_mean(method, known)}")
-        base = read_configuration(find_recipe(protocol))
+        base = read_configuration(packaged_recipe(protocol))
         settings = {"seed": seed, "network": {"name": network}, "data": {"data_dir": data_dir}}
         where = f"method {method}"
         configuration = overlaid(overlaid(base, settings, where), known[method].settings, where)
@@ -113,7 +113,7 @@ def plan(
 
 def _require_same(run: Run, configuration: Configuration) -> None:
     """Raise :class:`RunError` if a run exists that follows another protocol."""
-    if not run.folder.exists():
+    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
         return
     found = _what_matters(run.read_configuration())
     wanted = _what_matters(configuration)

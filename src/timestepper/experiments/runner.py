@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import wait
@@ -20,9 +21,14 @@ from rich.console import Console
 from timestepper.errors import TimestepperError
 from timestepper.experiments.plan import PlannedRun
 from timestepper.files import write_atomically
-from timestepper.provenance import provenance
+from timestepper.provenance import commit, provenance
 from timestepper.training.interruption import Interrupted
 from timestepper.training.loop import train
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# Trainings are forked, perhaps hours later, from a process that has loaded the code as it is now.
+commit()
 
 
 def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
@@ -46,19 +52,24 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     waiting = [each for each in planned if each.state != "done"]
     active: dict[int, tuple[ForkServerProcess, PlannedRun]] = {}
     with _Stop() as stop:
-        while active or (waiting and not stop.received):
-            while waiting and len(active) < jobs and not stop.received:
-                each = waiting.pop(0)
-                process = context.Process(target=_work, args=(each, threads_for(jobs)))
-                process.start()
-                active[process.sentinel] = (process, each)
-            for sentinel in wait(list(active), timeout=0.2):
-                process, each = active.pop(sentinel)  # type: ignore[arg-type]
-                process.join()
-                if not stop.received:
-                    yield each, _failure(each, process.exitcode)
-            if stop.received:
-                stop.forward([process for process, _ in active.values()])
+        try:
+            while active or (waiting and not stop.received):
+                while waiting and len(active) < jobs and not stop.received:
+                    each = waiting.pop(0)
+                    process = context.Process(target=_work, args=(each, threads_for(jobs)))
+                    process.start()
+                    active[process.sentinel] = (process, each)
+                for sentinel in wait(list(active), timeout=0.2):
+                    process, each = active.pop(sentinel)  # type: ignore[arg-type]
+                    process.join()
+                    if not stop.received:
+                        yield each, _failure(each, process.exitcode)
+                if stop.received:
+                    stop.forward([process for process, _ in active.values()])
+        finally:
+            # Something went wrong here, or nobody wants to know the rest.
+            for process, _ in active.values():
+                process.kill()
     if stop.received:
         raise Interrupted(
             stop.received,
@@ -68,18 +79,25 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
 
 def threads_for(jobs: int) -> int:
     """Share the CPU's cores among trainings that run at once."""
-    return max(1, (os.cpu_count() or 1) // jobs)
+    return max(1, cores() // jobs)
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Stop:
-    """Notes SIGINT and SIGTERM while it is entered, and hands them on once."""
+    """Notes signals to end while it is entered, hands one on; a second takes effect at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._forwarded = False
 
     def __enter__(self) -> _Stop:
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {n: signal.signal(n, self._note) for n in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,6 +106,8 @@ class _Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
     def forward(self, processes: Sequence[ForkServerProcess]) -> None:
         if not self._forwarded:
@@ -102,8 +122,8 @@ def _failure(planned: PlannedRun, status: int | None) -> str | None:
         return None
     if status is not None and status < 0:
         return f"its process was ended by {signal.Signals(-status).name}; see {planned.log}"
-    lines = planned.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it ended with status {status}"
+    text = planned.log.read_text(encoding="utf-8", errors="replace") if planned.log.exists() else ""
+    return (text.strip().splitlines() or [f"it ended with status {status}"])[-1]
 
 
 def _work(planned: PlannedRun, threads: int) -> None:
@@ -114,6 +134,7 @@ def _work(planned: PlannedRun, threads: int) -> None:
         os.dup2(log.fileno(), 2)
     # Ctrl-C reaches all processes of a terminal's session; this one is told by the first.
     os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         if planned.state in ("new", "started"):
@@ -126,12 +147,20 @@ def _work(planned: PlannedRun, threads: int) -> None:
         sys.exit(1)
 
 
+def _end_with_parent() -> None:
+    """Save and stop if the process that planned this one is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _measure(planned: PlannedRun) -> dict[str, Any]:
     from timestepper.robustness.noise import noise_curve
     from timestepper.training.trained import load_trained
 
     assert planned.noise is not None
-    trained = load_trained(planned.run)
+    trained = load_trained(planned.run, configuration=planned.configuration)
     curve = noise_curve(
         trained.network,
         trained.images,

@@ -19,7 +19,8 @@ class Estimate:
     Attributes:
         count: number of seeds.
         mean: their mean.
-        low: lower end of the 95 % interval by Student's t; NaN for a single seed.
+        low: lower end of the 95 % interval by Student's t; NaN for a single seed, and where all
+            values are equal, which leaves no spread to estimate it from.
         high: upper end.
     """
 
@@ -50,10 +51,9 @@ def estimate(values: Sequence[float]) -> Estimate:
         values: at least one.
     """
     mean = float(np.mean(values))
-    if len(values) == 1:
-        return Estimate(1, mean, math.nan, math.nan)
-    error = float(stats.sem(values))
-    low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error else (mean, mean)
+    if _all_equal(values):
+        return Estimate(len(values), mean, math.nan, math.nan)
+    low, high = stats.t.interval(LEVEL, len(values) - 1, mean, stats.sem(values))
     return Estimate(len(values), mean, float(low), float(high))
 
 
@@ -66,7 +66,11 @@ def difference(values: Sequence[float], others: Sequence[float]) -> Difference:
     """
     differences = np.subtract(values, others)
     p = math.nan
-    # Equal differences of decimals differ in their last binary digits, which are no evidence.
-    if len(differences) > 1 and not np.allclose(differences, differences[0], rtol=1e-9):
+    if not _all_equal(differences):
         p = float(stats.ttest_rel(values, others).pvalue)
     return Difference(estimate(differences.tolist()), p)
+
+
+def _all_equal(values: Sequence[float] | np.ndarray) -> bool:
+    """Tell whether values are equal but for the last binary digits, which are no evidence."""
+    return bool(np.allclose(values, values[0], rtol=1e-9, atol=1e-12))

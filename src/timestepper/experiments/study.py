@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from timestepper.errors import ConfigurationError
+from timestepper.robustness.noise import GaussianNoise
 from timestepper.training.recipes import FOLDERS, MALFORMED, explain
+
+Record = TypeVar("Record")
 
 ScaleName = Literal["smoke", "quick", "paper"]
 
@@ -35,6 +38,23 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How networks are trained, by the recipe of the same name.
+
+    Args:
+        label: how tables call it.
+        classes: of its images.
+        training_images: number of them.
+        test_images: number of them.
+    """
+
+    label: str
+    classes: int
+    training_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
 class Noise:
     """A measurement of trained networks under Gaussian noise on their inputs.
 
@@ -46,19 +66,22 @@ class Noise:
     deviations: tuple[float, ...]
     draws: int
 
+    def __post_init__(self) -> None:
+        GaussianNoise(self.deviations, self.draws)
+
 
 @dataclass(frozen=True)
 class Scale:
     """An experiment at one scale: every network by every method under every protocol.
 
     Args:
-        protocols: recipes, and how tables call what they train on.
+        protocols: names of :func:`read_protocols`.
         networks: how tables call a network, and its name for :func:`timestepper.networks.create`.
         seeds: number of seeds; they are 0, 1, 2 and so on.
         noise: what is measured of the trained networks beside loss and accuracy.
     """
 
-    protocols: dict[str, str]
+    protocols: tuple[str, ...]
     networks: dict[str, str]
     seeds: int
     noise: Noise | None = None
@@ -90,10 +113,35 @@ def _file(name: str) -> Path:
     return next(path for path in paths if path.is_file())
 
 
+def _read(record: type[Record], name: str) -> dict[str, Record]:
+    """Read a file of records by name."""
+    path = _file(name)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--all", type=dict[str, record])  # type: ignore[valid-type]
+    try:
+        content = {"all": yaml.safe_load(path.read_text(encoding="utf-8"))}
+        records: dict[str, Record] = parser.instantiate(parser.parse_object(content)).all
+    except (*MALFORMED, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {explain(error, parser)}") from error
+    return records
+
+
 def read_methods() -> dict[str, Method]:
-    """Read all methods, by name."""
-    content = yaml.safe_load(_file("methods").read_text(encoding="utf-8"))
-    return {name: Method(**entry) for name, entry in content.items()}
+    """Read all methods, by name.
+
+    Raises:
+        ConfigurationError: the file has been changed into something invalid.
+    """
+    return _read(Method, "methods")
+
+
+def read_protocols() -> dict[str, Protocol]:
+    """Read all protocols, by name.
+
+    Raises:
+        ConfigurationError: the file has been changed into something invalid.
+    """
+    return _read(Protocol, "protocols")
 
 
 def read_study(name: str) -> Study:

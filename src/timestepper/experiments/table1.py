@@ -10,7 +10,7 @@ from torch import nn
 
 from timestepper.controllers import Controller
 from timestepper.experiments.counting import build_shapes, parameters
-from timestepper.experiments.result_table import Cell, Column, ResultTable
+from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.stepping import fold
 
 NETWORKS = {

@@ -9,9 +9,9 @@ from timestepper.experiments.counting import count_stepped
 from timestepper.experiments.method_comparison import compare as compare_methods
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.result_figure import ResultFigure
-from timestepper.experiments.result_table import Cell, Column, ResultTable
 from timestepper.experiments.study import Scale
+from timestepper.report.result_figure import ResultFigure
+from timestepper.report.result_table import Cell, Column, ResultTable
 
 # The network; the paper's plain network, and with TSC_LSTM in training and in inference.
 NETWORKS = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from timestepper.report.names import literal
 
@@ -37,9 +38,12 @@ class Panel:
 def plot_bands(panels: Sequence[Panel]) -> Figure:
     """Draw curves of means with their intervals as bands, panels side by side."""
     figure = Figure(figsize=(max(5.5, 4.8 * len(panels)), 4.2), layout="constrained")
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    colours = {label: f"C{number}" for number, label in enumerate(labels)}
+    handles = {}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for number, (label, points) in enumerate(panel.curves.items()):
-            _draw(axes, literal(label), points, f"C{number}")
+        for label, points in panel.curves.items():
+            handles[label] = _draw(axes, literal(label), points, colours[label])
         axes.set_title(literal(panel.title), fontsize="medium")
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
@@ -48,18 +52,21 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
             axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
             axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False
+        handles=list(handles.values()),
+        loc="outside lower center",
+        ncols=max(1, min(4, len(handles))),
+        frameon=False,
     )
     return figure
 
 
-def _draw(axes: Axes, label: str, points: Mapping[float, Interval], colour: str) -> None:
+def _draw(axes: Axes, label: str, points: Mapping[float, Interval], colour: str) -> Line2D:
     means, lows, highs = zip(*points.values(), strict=True)
     xs = list(points)
     axes.fill_between(xs, lows, highs, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(xs, means, ".-", color=colour, label=label)
+    (line,) = axes.plot(xs, means, ".-", color=colour, label=label)
+    return line
 
 
 def plot_intervals(groups: Mapping[str, Mapping[str, Interval]], x_label: str) -> Figure:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from timestepper.experiments.result_table import Cell, Column, ResultTable
 from timestepper.report.names import literal
+from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.robustness import CommonCorruptions, Outcome
 
 TITLES = {

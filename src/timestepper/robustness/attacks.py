@@ -44,8 +44,8 @@ SQUARE = 0.8
 class Attack(ThreatModel):
     """Images changed by up to ε in every pixel and channel so that the network errs.
 
-    The attack sees the network itself, in eval mode, with its step sizes folded in (which changes
-    no output), and the true labels. Pixels go from 0 to 1, as does ε, and changed images stay
+    The attack sees the network itself, in eval mode and in float32 (bfloat16 would round small ε
+    away), with its step sizes folded in (which changes no output), and the true labels. Pixels go from 0 to 1, as does ε, and changed images stay
     between. Run through the adversarial-robustness-toolbox.
 
     Attributes:
@@ -78,7 +78,7 @@ class Attack(ThreatModel):
             f"{', '.join(_fraction(eps) for eps in self.eps)} around "
             f"{describe_test_images(images, self.limit)} (pixels from 0 to 1, and clipped to it), "
             f"seed {self.seed}. White-box: through the exact gradients of the network itself in "
-            "eval mode, step sizes folded in; untargeted, with the true labels."
+            "eval mode and float32, step sizes folded in; untargeted, with the true labels."
         )
 
     def require(self, images: DataSet) -> None:
@@ -99,6 +99,7 @@ class Attack(ThreatModel):
         self.require(images)
         description = self.describe(images)
         images = some_test_images(images, self.limit)
+        fabric = _in_float32(fabric)
         scores = []
         for eps in self.eps:
             attacked = self.attack(network, images, fabric, eps)
@@ -121,7 +122,7 @@ class Attack(ThreatModel):
         Args:
             network: with or without step sizes, on the device of ``fabric``.
             images: the data set.
-            fabric: device and precision.
+            fabric: device.
             eps: the largest change.
 
         Returns:
@@ -331,20 +332,25 @@ class AutoAttack(Attack):
 
 
 class _Logits(nn.Module):
-    """A network's outputs in float32, in the precision that it is evaluated in.
+    """A network's outputs.
 
     The toolbox runs the parts of an ``nn.Sequential`` one by one, without its hooks, and puts a
     network with an LSTM into training mode; this hides the one, and folding removes the other.
     """
 
-    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.fabric = fabric
 
     def forward(self, x: Tensor) -> Tensor:
-        with self.fabric.autocast():
-            return cast(Tensor, self.network(x).float())
+        return cast(Tensor, self.network(x))
+
+
+def _in_float32(fabric: Fabric) -> Fabric:
+    """Give the same device without automatic mixed precision."""
+    device = fabric.device
+    devices = 1 if device.index is None or device.type == "cpu" else [device.index]
+    return Fabric(accelerator=device.type, devices=devices, precision="32-true")
 
 
 def _classifier(network: nn.Module, images: DataSet, fabric: Fabric) -> Any:
@@ -354,7 +360,7 @@ def _classifier(network: nn.Module, images: DataSet, fabric: Fabric) -> Any:
     if hasattr(plain, "time_stepping"):
         fold(plain)
     return classification.PyTorchClassifier(
-        _Logits(plain, fabric),
+        _Logits(plain),
         loss=nn.CrossEntropyLoss(),
         input_shape=(images.channels, *images.image_size),
         nb_classes=images.num_classes,

@@ -75,7 +75,7 @@ def _train(
         console = Console(quiet=True)
     if not resume:
         if fabric.is_global_zero:
-            run.create(configuration)
+            run.create(configuration, images, fabric.device)
         fabric.barrier()
     elif run.checkpoints.exist():
         state, warning = run.checkpoints.load()
@@ -84,6 +84,8 @@ def _train(
         trainer.restore(state)
     else:
         console.print("it stopped before its first checkpoint: starting at the beginning")
+        if fabric.is_global_zero:
+            run.start(images, fabric.device)
     trainer.fit(console)
     if fabric.is_global_zero:
         trainer.finish()
@@ -375,7 +377,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             if self.history:
                 self._write_histories()
-            self.run.add_provenance(f"from {self._done()} on")
+            self.run.add_provenance(f"from {self._done()} on", self.fabric.device)
 
     def _write_histories(self) -> None:
         self.run.write_metrics(self.history)

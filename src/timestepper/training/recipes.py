@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from timestepper.errors import ConfigurationError, did_you_mean
+from timestepper.files import write_atomically
 from timestepper.training.configuration import Configuration
 
 PACKAGE = Path(__file__).parents[1]
@@ -32,8 +33,15 @@ def find_recipe(name: str) -> Path:
         ConfigurationError: there is no such file, and no recipe of that name.
     """
     path = Path(name).expanduser()
-    if path.is_file():
-        return path
+    return path if path.is_file() else packaged_recipe(name)
+
+
+def packaged_recipe(name: str) -> Path:
+    """Find a recipe that comes with the package by its bare name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
     for folder in FOLDERS:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
@@ -127,7 +135,7 @@ def write_configuration(configuration: Configuration, path: Path) -> None:
     """Write a complete configuration as YAML."""
     parser = _file_parser()
     parsed = parser.parse_object(asdict(configuration))
-    path.write_text(parser.dump(parsed, skip_unset=False), encoding="utf-8")
+    write_atomically(path, parser.dump(parsed, skip_unset=False).encode())
 
 
 def _file_parser() -> ArgumentParser:

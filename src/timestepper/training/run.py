@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from timestepper.data import DataSet
 from timestepper.errors import RunError
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
@@ -28,6 +32,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.configuration = folder / "configuration.yaml"
+        self.data = folder / "data.json"
         self.metrics = folder / "metrics.csv"
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.provenance = folder / "provenance.txt"
@@ -37,8 +42,8 @@ class Run:
         self.curves_plot = folder / "curves.png"
         self.steps_plot = folder / "step_sizes.png"
 
-    def create(self, configuration: Configuration) -> None:
-        """Make the folder and write the configuration down.
+    def create(self, configuration: Configuration, images: DataSet, device: torch.device) -> None:
+        """Make the folder and write down what is trained on what, and by what code.
 
         Raises:
             RunError: the folder exists already, or can't be written.
@@ -47,17 +52,24 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_configuration(configuration, self.configuration)
-            self.add_provenance("from the start")
+            self.start(images, device)
         except OSError as error:
             raise RunError(f"can't write the run folder {self.folder}: {error.strerror}") from error
 
-    def add_provenance(self, since: str) -> None:
+    def start(self, images: DataSet, device: torch.device) -> None:
+        """Write down on what is trained, and by what code, from the first step."""
+        write_atomically(self.data, json.dumps(images.fingerprint(), indent=1).encode())
+        self.provenance.unlink(missing_ok=True)
+        self.add_provenance("from the start", device)
+
+    def add_provenance(self, since: str, device: torch.device) -> None:
         """Note what code trains from here on.
 
         Args:
             since: how far the training is.
+            device: on what.
         """
-        facts = provenance(command=f"timestepper train --recipe {self.configuration.name}")
+        facts = provenance(device, command=f"timestepper train --recipe {self.configuration.name}")
         with self.provenance.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (f"{since}:", *(f"  {fact}" for fact in facts)))
 

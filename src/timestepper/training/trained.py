@@ -42,13 +42,20 @@ class Trained:
         return images
 
 
-def load_trained(run: Run, which: Which = "last") -> Trained:
+def load_trained(
+    run: Run, which: Which = "last", configuration: Configuration | None = None
+) -> Trained:
     """Load a run's network: the averaged weights where the training has them.
+
+    Args:
+        run: the run.
+        which: the last or the best checkpoint.
+        configuration: the run's own, but for where files lie; by default what it has itself.
 
     Raises:
         TimestepperError: the run, its data or its checkpoint is not as it should be.
     """
-    configuration = run.read_configuration()
+    configuration = configuration or run.read_configuration()
     state, warning = run.checkpoints.load(which)
     fabric = build_fabric(configuration)
     images = build_data(configuration)

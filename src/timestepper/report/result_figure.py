@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from timestepper.experiments.result_table import ResultTable
+from timestepper.report.result_table import ResultTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import io
 import pytest
 from rich.console import Console
 
-from timestepper.experiments.result_table import Column, ResultTable
 from timestepper.experiments.table1 import COLUMNS as TABLE1
 from timestepper.experiments.table3 import COLUMNS as COMPARED
+from timestepper.report.result_table import Column, ResultTable
 
 TABLE = ResultTable(
     "A table",
