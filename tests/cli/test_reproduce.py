@@ -178,6 +178,31 @@ def test_a_folder_that_is_no_run_is_refused_and_stays(capsys):
     assert mine.read_text() == "precious"
 
 
+def test_more_seeds_than_the_scale_has(runs, capsys):
+    assert reproduce("table4", "--scale", "smoke", "--seeds", "3", runs=runs) == 0
+    page = Path("results/table4-smoke.md").read_text()
+    assert "- command: timestepper reproduce table4 --scale smoke --seeds 3\n" in page
+    lines = Path("results/table4-smoke-runs.csv").read_text().splitlines()
+    assert [line.split(",")[3] for line in lines if line.startswith("smoke,")] == ["0", "1", "2"]
+
+
+def test_other_images_are_refused_before_anything_is_trained(make_folder, capsys):
+    folder = str(make_folder())
+    assert reproduce("table4", "--scale", "quick", "--data_dir", folder) == 2
+    assert capsys.readouterr().err == (
+        "timestepper: error: protocol quick-cifar10 needs CIFAR-10 (JPEG) at 16×16, 5 epochs, but "
+        "the images found have 2 classes, not 10; say with --data_dir where they are\n"
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_file_in_the_place_of_the_runs(capsys):
+    Path("mine").write_text("precious")
+    assert reproduce("table4", "--scale", "smoke", runs="mine") == 2
+    assert "mine is a file; name a folder for the trainings with --runs" in capsys.readouterr().err
+    assert Path("mine").read_text() == "precious"
+
+
 def test_a_missing_data_set_is_one_line_before_anything_is_made(capsys):
     assert reproduce("figure4", "--scale", "paper") == 2
     error = capsys.readouterr().err
@@ -206,6 +231,7 @@ def test_results_of_another_protocol_are_refused(runs, capsys):
         (["table1", "--dry-run"], "table1 trains nothing; leave --dry-run and --budget out"),
         (["table2", "--counts", "--budget", "1"], "table2 trains nothing with --counts; leave"),
         (["figure5", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
+        (["figure5", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
         (["figure6"], "there is no experiment 'figure6'; did you mean"),
         (["figure5", "--scale", "huge"], "scale is 'huge'; it must be one of 'smoke', 'quick', "),
     ],

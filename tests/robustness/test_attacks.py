@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 import timestepper
@@ -87,6 +88,15 @@ def test_scores_are_those_of_the_attacked_images(few, fabric):
         assert outcome.loss[0, column].item() == pytest.approx(expected, rel=1e-4)
     assert (outcome.loss.diff(dim=1) > 0).all()
     assert (outcome.accuracy.diff(dim=1) < 0).all()
+
+
+def test_precision_of_the_training_does_not_round_small_changes_away(few, fabric):
+    network = trained(few)
+    mixed = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    attack = FGSM(eps=(0.0, 1 / 1020))
+    exact, found = (attack.evaluate(network, few, each) for each in (fabric, mixed))
+    assert torch.equal(found.loss, exact.loss)
+    assert found.loss[0, 1] > found.loss[0, 0]
 
 
 def test_nothing_in_the_ball_beats_fgsm_on_two_classes_of_a_linear_network(digits, fabric):
@@ -214,7 +224,7 @@ def test_what_it_says(few):
         "FGSM, one step of length ε along the sign of the cross-entropy's gradient, in the L∞ ball "
         "of radius ε = 8/255 around all 40 test images of digits (pixels from 0 to 1, and clipped "
         "to it), seed 0. White-box: through the exact gradients of the network itself in eval "
-        "mode, step sizes folded in; untargeted, with the true labels."
+        "mode and float32, step sizes folded in; untargeted, with the true labels."
     )
     said = PGD(eps=(0.0, 0.1), steps=7, step_size=0.5, restarts=3, seed=4, limit=9).describe(few)
     assert "7 steps of 0.5 ε from 3 random starts" in said

@@ -45,8 +45,9 @@ class Attack(ThreatModel):
     """Images changed by up to ε in every pixel and channel so that the network errs.
 
     The attack sees the network itself, in eval mode and in float32 (bfloat16 would round small ε
-    away), with its step sizes folded in (which changes no output), and the true labels. Pixels go from 0 to 1, as does ε, and changed images stay
-    between. Run through the adversarial-robustness-toolbox.
+    away), with its step sizes folded in (which changes no output), and the true labels. Pixels go
+    from 0 to 1, as does ε, and changed images stay between. Run through the
+    adversarial-robustness-toolbox.
 
     Attributes:
         eps: the largest changes ε, where white is 1.
