@@ -164,7 +164,10 @@ def test_a_failed_run_is_left_out_of_the_table_and_tells_by_its_status(tmp_path,
     capsys.readouterr()
     assert reproduce("figure3", "--scale", "smoke", "--force") == 1
     shown = capsys.readouterr().out
-    assert "1: smoke/cifar_resnet8-plain-1 failed: runs/smoke/cifar_resnet8-plain-1/check" in shown
+    assert (
+        "1 of 1: smoke/cifar_resnet8-plain-1 failed: runs/smoke/cifar_resnet8-plain-1/check"
+        in shown
+    )
     page = Path("results/figure3-smoke.md").read_text()
     assert "Failed, and therefore left out: plain of ResNet-8 (digits, 1 epoch), seed 1." in page
 

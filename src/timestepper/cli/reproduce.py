@@ -162,10 +162,12 @@ def _train(name: str, parsed: Namespace) -> int:
         )
     if parsed.dry_run:
         return 0
-    failed = 0
+    failed, to_do = 0, sum(each.state != "done" for each in planned)
+    if to_do:
+        console.print(f"each training's log is beside its folder in {runs}", highlight=False)
     for number, (each, failure) in enumerate(carry_out(planned, parsed.jobs), 1):
         what = f"failed: {failure}" if failure else "done"
-        console.print(f"{number}: {each.name} {what}", highlight=False, soft_wrap=True)
+        console.print(f"{number} of {to_do}: {each.name} {what}", highlight=False, soft_wrap=True)
         failed += failure is not None
     outcomes = read_outcomes(planned)
     if not outcomes:
