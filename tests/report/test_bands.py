@@ -52,3 +52,13 @@ def test_intervals_have_a_line_where_there_is_an_interval():
     assert [2.0] in spans
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert len(plot_intervals({"nothing": {}}, "x").axes) == 1
+
+
+def test_the_axis_ends_where_values_do():
+    wide = {"a": {1: (90.0, 60.0, 120.0), 2: (50.0, -40.0, 140.0)}}
+    (axes,) = plot_bands([Panel("", "x", "accuracy (%)", wide, bounds=(0, 100))]).axes
+    low, high = axes.get_ylim()
+    assert -5 < low <= 0
+    assert 100 <= high < 105
+    (free,) = plot_bands([Panel("", "x", "y", wide)]).axes
+    assert free.get_ylim()[1] > 140

@@ -54,7 +54,7 @@ def present(
                     at[number] = (found.mean, found.low, found.high)
                 rows.append((each.title, label, number, *cells, len(of_method)))
         for split, drawn in curves.items():
-            panels.append(Panel(each.title, "epoch", f"{split} error (%)", drawn))
+            panels.append(Panel(each.title, "epoch", f"{split} error (%)", drawn, bounds=(0, 100)))
     table = ResultTable(
         "Figure 3: training curves",
         COLUMNS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -76,9 +77,13 @@ def present(
                         *(loss.mean, half_width(loss), *difference_cells(growth)),
                     )
                 )
-        for quantity, unit in (("accuracy", "accuracy (%)"), ("loss", "cross-entropy (nats)")):
+        for quantity, unit, most in (
+            ("accuracy", "accuracy (%)", 100.0),
+            ("loss", "cross-entropy (nats)", math.inf),
+        ):
             x_label = "standard deviation of the noise"
-            panels.append(Panel(each.title, x_label, unit, drawn[quantity]))
+            panel = Panel(each.title, x_label, unit, drawn[quantity], bounds=(0, most))
+            panels.append(panel)
     settings = (
         f"Means over {scale.noise.draws} draws of the noise, the same ones for all networks. "
         f"Growth: of the loss, from noise {scale.noise.deviations[0]:g} on."

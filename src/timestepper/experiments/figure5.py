@@ -40,7 +40,9 @@ def present(
                     curve = curves.setdefault(labels[method].label, {})
                     curve[int(each.network)] = (found.mean, found.low, found.high)
         panels.append(
-            Panel(protocols[protocol].label, "layers", "test accuracy (%)", curves, ticks=depths)
+            Panel(
+                protocols[protocol].label, "layers", "test accuracy (%)", curves, depths, (0, 100)
+            )
         )
     table = compare(
         "Figure 5: accuracy against depth", scale, planned, outcomes, more_notes=NOTES

@@ -68,7 +68,7 @@ def present(
                 )
                 if name in _shown(names):
                     curves[name] = {e: (m.mean, m.low, m.high) for e, m in enumerate(moved)}
-            panels.append(Panel(title, "epoch", "mean step size Δt", curves))
+            panels.append(Panel(title, "epoch", "mean step size Δt", curves, bounds=(0, 1)))
     table = ResultTable(
         "Table 4: learned step sizes",
         COLUMNS,

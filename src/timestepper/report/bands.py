@@ -26,6 +26,7 @@ class Panel:
         y_label: what is drawn, with its unit.
         curves: for each label, the interval at every x, in increasing order of x.
         ticks: the only numbers below a logarithmic axis; without them the axis is linear.
+        bounds: values of y beyond which there is nothing, though intervals may pass them.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Panel:
     y_label: str
     curves: Mapping[str, Mapping[float, Interval]]
     ticks: Sequence[float] = ()
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 def plot_bands(panels: Sequence[Panel]) -> Figure:
@@ -51,6 +53,9 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
             axes.set_xscale("log")
             axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
             axes.set_xticks([], minor=True)
+        low, high = axes.get_ylim()
+        margin = 0.02 * (high - low)
+        axes.set_ylim(max(low, panel.bounds[0] - margin), min(high, panel.bounds[1] + margin))
         axes.grid(alpha=0.3)
     figure.legend(
         handles=list(handles.values()),
