@@ -113,17 +113,14 @@ def test_experiments(refuse):
     assert refuse("reproduce") == "EXPERIMENT is missing; see --help"
     assert "no experiment 'tabel2'; did you mean 'table2'" in refuse("reproduce", "tabel2")
     assert refuse("reproduce", "xyzzy") == (
-        "there is no experiment 'xyzzy'; there are table1, table2, table3, figure1"
+        "there is no experiment 'xyzzy'; there are table1, figure1, table2, table3, table4, "
+        "figure3, figure4, figure5, alternatives"
     )
-    for name in ("table2", "table3"):
-        assert refuse("reproduce", name) == (
-            f"so far only the counts of {name} can be made, not its accuracies; add --counts"
+    for name in ("table1", "figure1", "table4"):
+        assert refuse("reproduce", name, "--counts") == (
+            f"{name} has no counts of its own (table2 and table3 have); leave --counts out"
         )
-    assert "leave --counts out" in refuse("reproduce", "table1", "--counts")
-    assert refuse("reproduce", "figure1", "--counts") == (
-        "figure1 is a figure and has no counts; leave --counts out"
-    )
-    assert "no experiment 'figure'; did you mean 'figure1'" in refuse("reproduce", "figure")
+    assert "no experiment 'figure1a'; did you mean 'figure1'" in refuse("reproduce", "figure1a")
     assert refuse("reproduce", "figure1", "--output", "nowhere") == (
         "figure1 can't be written: there is no folder nowhere"
     )

@@ -221,7 +221,7 @@ def _output_paths(parsed: Namespace, names: Sequence[str]) -> list[Path]:
     """
     folder = Path(DEFAULT_FOLDER if parsed.output is None else parsed.output)
     if not folder.is_dir() and (parsed.output is not None or folder.exists()):
-        raise RunError(f"{names[0]} can't be written: there is no folder {folder}")
+        raise RunError(f"{Path(names[0]).stem} can't be written: there is no folder {folder}")
     paths = [folder / name for name in names]
     for path in paths:
         if path.exists() and not parsed.force:
