@@ -62,3 +62,11 @@ def test_the_axis_ends_where_values_do():
     assert 100 <= high < 105
     (free,) = plot_bands([Panel("", "x", "y", wide)]).axes
     assert free.get_ylim()[1] > 140
+
+
+def test_epochs_are_whole_numbers():
+    (axes,) = plot_bands([Panel("", "epoch", "y", {"a": {1: A, 2: A, 3: A}})]).axes
+    axes.figure.canvas.draw()
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    (axes,) = plot_bands([Panel("", "noise", "y", {"a": {0: A, 0.5: A, 1: A}})]).axes
+    assert not all(tick == round(tick) for tick in axes.get_xticks())

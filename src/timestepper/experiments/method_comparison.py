@@ -38,7 +38,7 @@ COLUMNS = (
 )
 
 PAPER_COLUMNS = (
-    Column("paper_error_percent", "paper\nerror (%)", decimals=2),
+    Column("paper_error_percent", "paper\n(%)", decimals=2),
     Column("paper_error_difference", "paper −\nplain", signed=True, decimals=2),
 )
 

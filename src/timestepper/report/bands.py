@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from timestepper.report.names import literal
 
@@ -53,6 +54,8 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
             axes.set_xscale("log")
             axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
             axes.set_xticks([], minor=True)
+        elif all(float(x).is_integer() for points in panel.curves.values() for x in points):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         low, high = axes.get_ylim()
         margin = 0.02 * (high - low)
         axes.set_ylim(max(low, panel.bounds[0] - margin), min(high, panel.bounds[1] + margin))

@@ -67,8 +67,7 @@ class ResultTable:
             title=self.title,
             title_justify="left",
             box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
+            padding=0,
         )
         for column in self._shown_columns():
             table.add_column(column.heading, justify="left" if column.text else "right")
