@@ -191,10 +191,10 @@ def test_more_seeds_than_the_scale_has(runs, capsys):
 
 def test_other_images_are_refused_before_anything_is_trained(make_folder, capsys):
     folder = str(make_folder())
-    assert reproduce("table4", "--scale", "quick", "--data_dir", folder) == 2
+    assert reproduce("table4", "--scale", "quick", "--data.data_dir", folder) == 2
     assert capsys.readouterr().err == (
         "timestepper: error: protocol quick-cifar10 needs CIFAR-10 (JPEG) at 16×16, 5 epochs, but "
-        "the images found have 2 classes, not 10; say with --data_dir where they are\n"
+        "the images found have 2 classes, not 10; say with --data.data_dir where they are\n"
     )
     assert not Path("runs").exists()
 

@@ -23,7 +23,7 @@ EXAMPLES = (
     "timestepper reproduce table2 --counts",
     "timestepper reproduce figure5 --scale smoke",
     "timestepper reproduce figure4 --scale quick --jobs 2 --dry-run",
-    "timestepper reproduce alternatives --scale paper --jobs 4 --data_dir DIR",
+    "timestepper reproduce alternatives --scale paper --jobs 4 --data.data_dir DIR",
 )
 DEFAULT_FOLDER = "results"
 
@@ -75,10 +75,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         "interrupted goes on",
     )
     parser.add_argument(
-        "--data_dir",
+        "--data.data_dir",
         type=str | None,
         metavar="FOLDER",
         help="folder with the data sets; by default $TIMESTEPPER_DATA and the usual places",
+    )
+    parser.add_argument(
+        "--data.download", type=bool, default=False, help="fetch missing files of data sets"
     )
     parser.add_argument(
         "--output",
@@ -146,7 +149,7 @@ def _train(name: str, parsed: Namespace) -> int:
     runs = Path(parsed.runs)
     if runs.exists() and not runs.is_dir():
         raise RunError(f"{runs} is a file; name a folder for the trainings with --runs")
-    planned = plan(study.methods, scale, runs, parsed.data_dir)
+    planned = plan(study.methods, scale, runs, parsed.data.data_dir, parsed.data.download)
     estimator = Estimator(parsed.jobs)
     require_same_images(planned, estimator.images)
     with console.status("trying a step of each training"):

@@ -37,7 +37,7 @@ def require_same_images(
             if wrong := _differs(here, protocols[name]):
                 raise DataError(
                     f"protocol {name} needs {protocols[name].label}, but the images found have "
-                    f"{wrong}; say with --data_dir where they are"
+                    f"{wrong}; say with --data.data_dir where they are"
                 )
         for each in runs:
             if each.state == "new":

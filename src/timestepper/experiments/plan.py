@@ -77,7 +77,11 @@ class PlannedRun:
 
 
 def plan(
-    methods: tuple[str, ...], scale: Scale, folder: Path, data_dir: str | None
+    methods: tuple[str, ...],
+    scale: Scale,
+    folder: Path,
+    data_dir: str | None,
+    download: bool = False,
 ) -> list[PlannedRun]:
     """Plan the trainings of an experiment; experiments that need the same ones share them.
 
@@ -86,6 +90,7 @@ def plan(
         scale: what else is trained.
         folder: where all runs are.
         data_dir: folder with the data sets, see :class:`DataConfiguration`.
+        download: fetch missing files.
 
     Returns:
         The trainings, all methods of a seed together.
@@ -102,7 +107,11 @@ def plan(
         if method not in known:
             raise ConfigurationError(f"there is no method '{method}'{did_you_mean(method, known)}")
         base = read_configuration(packaged_recipe(protocol))
-        settings = {"seed": seed, "network": {"name": network}, "data": {"data_dir": data_dir}}
+        settings = {
+            "seed": seed,
+            "network": {"name": network},
+            "data": {"data_dir": data_dir, "download": download},
+        }
         where = f"method {method}"
         configuration = overlaid(overlaid(base, settings, where), known[method].settings, where)
         run = Run(folder / protocol / f"{network.replace('/', '-')}-{method}-{seed}")
