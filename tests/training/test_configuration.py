@@ -87,6 +87,12 @@ def test_possible_controllers(controller):
     assert SteppingConfiguration(controller).controller == controller
 
 
+def test_a_fixed_step_size_is_a_number_however_it_was_written():
+    assert SteppingConfiguration("0.1") == SteppingConfiguration(0.1)
+    assert type(SteppingConfiguration("0.1").controller) is float
+    assert SteppingConfiguration("2fc").controller == "2fc"
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_is_valid_and_survives_writing_and_reading(name, tmp_path):
     configuration = read_configuration(find_recipe(name))

@@ -7,6 +7,7 @@ attribute here.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +52,9 @@ class SteppingConfiguration:
     def __post_init__(self) -> None:
         if self.controller != "none":
             get_factory(self.controller)
+            # A command line gives a number as text; equal settings must be equal.
+            with suppress(ValueError):
+                object.__setattr__(self, "controller", float(self.controller))
         if self.reduction is not None:
             _require(self.reduction >= 1, "stepping.reduction", self.reduction, "at least 1")
 
