@@ -16,7 +16,7 @@ from timestepper.errors import RunError
 from timestepper.report import step_size_table
 from timestepper.stepping import step_sizes
 from timestepper.training.configuration import Configuration, SteppingConfiguration
-from timestepper.training.evaluation import evaluate
+from timestepper.training.evaluation import EVALUATION_BATCH, evaluate
 from timestepper.training.folded import load_plain
 from timestepper.training.loop import train
 from timestepper.training.recipes import find_recipe, read_configuration
@@ -25,7 +25,6 @@ from timestepper.training.trained import Trained, load_trained
 
 EXAMPLES = ("timestepper demo", "timestepper demo --folder runs/another-demo")
 CONTROLLERS = {"plain": "none", "time-stepped": "lstm"}
-EVALUATION_BATCH = 250
 
 
 def add_arguments(parser: ArgumentParser) -> None:

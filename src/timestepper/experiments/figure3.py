@@ -37,10 +37,9 @@ def present(
 ) -> ResultFigure:
     """Draw errors epoch by epoch."""
     labels = read_methods()
-    methods = list(dict.fromkeys(each.method for each in planned))
     rows: list[tuple[Cell, ...]] = []
     panels = []
-    for each in group(scale, outcomes, methods):
+    for each in group(scale, planned, outcomes):
         curves: dict[str, dict[str, dict[float, Interval]]] = {"test": {}, "training": {}}
         for method, of_method in each.outcomes.items():
             label = labels[method].label

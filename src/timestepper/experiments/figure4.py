@@ -55,10 +55,9 @@ def present(
     if scale.noise is None:
         raise ConfigurationError("figure4 has no noise to measure; give its recipe some")
     labels = read_methods()
-    methods = list(dict.fromkeys(each.method for each in planned))
     rows: list[tuple[Cell, ...]] = []
     panels = []
-    for each in group(scale, outcomes, methods):
+    for each in group(scale, planned, outcomes):
         drawn: dict[str, dict[str, dict[float, Interval]]] = {"accuracy": {}, "loss": {}}
         for method, of_method in each.outcomes.items():
             label = labels[method].label + (" (Δt = 1)" if method == BASELINE else "")

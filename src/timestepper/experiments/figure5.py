@@ -25,12 +25,11 @@ def present(
 ) -> ResultFigure:
     """Draw accuracy against depth; networks are labelled by their depth."""
     labels, protocols = read_methods(), read_protocols()
-    methods = list(dict.fromkeys(each.method for each in planned))
     if not all(label.isdecimal() for label in scale.networks):
         raise ConfigurationError("the networks of figure5 must be labelled by their depths")
     depths = [int(network) for network in scale.networks]
     panels = []
-    groups = group(scale, outcomes, methods)
+    groups = group(scale, planned, outcomes)
     for protocol in scale.protocols:
         curves: dict[str, dict[float, Interval]] = {}
         for each in groups:

@@ -80,8 +80,9 @@ class Group:
         return difference([own[s] for s in seeds], [plain[s] for s in seeds])
 
 
-def group(scale: Scale, outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[Group]:
-    """Sort outcomes by protocol, network and method."""
+def group(scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]) -> list[Group]:
+    """Sort outcomes by protocol, network and method, all that were planned."""
+    methods = list(dict.fromkeys(each.method for each in planned))
     protocols = read_protocols()
     groups = []
     for protocol in scale.protocols:
@@ -150,10 +151,9 @@ def compare(
         more_notes: what else there is to say.
     """
     labels = read_methods()
-    methods = list(dict.fromkeys(each.method for each in planned))
     rows: list[tuple[Cell, ...]] = []
     drawn: dict[str, dict[str, Interval]] = {}
-    for each in group(scale, outcomes, methods):
+    for each in group(scale, planned, outcomes):
         differences = drawn.setdefault(each.title, {})
         for method, of_method in each.outcomes.items():
             compared = each.difference(method)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from timestepper.errors import TimestepperError
 from timestepper.experiments.plan import PlannedRun
 from timestepper.files import write_atomically
 from timestepper.provenance import commit, provenance
-from timestepper.training.interruption import Interrupted
+from timestepper.training.interruption import Interrupted, Signals
 from timestepper.training.loop import train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -51,7 +50,8 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     context.set_forkserver_preload([__name__])
     waiting = [each for each in planned if each.state != "done"]
     active: dict[int, tuple[ForkServerProcess, PlannedRun]] = {}
-    with _Stop() as stop:
+    told = False
+    with Signals(SIGNALS) as stop:
         try:
             while active or (waiting and not stop.received):
                 while waiting and len(active) < jobs and not stop.received:
@@ -64,8 +64,10 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
                     process.join()
                     if not stop.received:
                         yield each, _failure(each, process.exitcode)
-                if stop.received:
-                    stop.forward([process for process, _ in active.values()])
+                if stop.received and not told:
+                    told = True
+                    for process, _ in active.values():
+                        process.terminate()
         finally:
             # Something went wrong here, or nobody wants to know the rest.
             for process, _ in active.values():
@@ -87,33 +89,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class _Stop:
-    """Notes signals to end while it is entered, hands one on; a second takes effect at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._forwarded = False
-
-    def __enter__(self) -> _Stop:
-        self._before = {n: signal.signal(n, self._note) for n in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
-
-    def forward(self, processes: Sequence[ForkServerProcess]) -> None:
-        if not self._forwarded:
-            for process in processes:
-                process.terminate()
-        self._forwarded = True
 
 
 def _failure(planned: PlannedRun, status: int | None) -> str | None:

@@ -47,12 +47,13 @@ def present(
 ) -> ResultFigure:
     """Tabulate the step sizes at the end, and draw how they moved."""
     labels = read_methods()
-    methods = list(dict.fromkeys(each.method for each in planned))
     rows: list[tuple[Cell, ...]] = []
     panels = []
-    for each in group(scale, outcomes, methods):
+    for each in group(scale, planned, outcomes):
         for method, of_method in each.outcomes.items():
-            title = each.title if len(methods) == 1 else f"{each.title}, {labels[method].label}"
+            title = (
+                each.title if len(each.outcomes) == 1 else f"{each.title}, {labels[method].label}"
+            )
             histories = [read_step_history(o.planned.run.step_history) for o in of_method]
             names = list(histories[0]) if histories else []
             curves: dict[str, dict[float, Interval]] = {}

@@ -17,7 +17,6 @@ from timestepper.data import DataSet
 from timestepper.data.order import ATTACK
 from timestepper.errors import ConfigurationError
 from timestepper.robustness.images import (
-    BATCH_SIZE,
     describe_test_images,
     read_test_images,
     some_test_images,
@@ -34,7 +33,7 @@ from timestepper.robustness.threat import (
     load_extra,
 )
 from timestepper.stepping import fold
-from timestepper.training.evaluation import evaluate
+from timestepper.training.evaluation import EVALUATION_BATCH, evaluate
 
 SQUARE = 0.8
 """Share of the image that the first square of Square Attack covers."""
@@ -104,7 +103,7 @@ class Attack(ThreatModel):
         scores = []
         for eps in self.eps:
             attacked = self.attack(network, images, fabric, eps)
-            scores.append(evaluate(network, attacked, fabric, BATCH_SIZE))
+            scores.append(evaluate(network, attacked, fabric, EVALUATION_BATCH))
             if progress is not None:
                 progress(len(scores), len(self.eps))
         return Outcome(
@@ -181,7 +180,7 @@ class FGSM(Attack):
         self, evasion: Any, classifier: Any, pixels: np.ndarray, labels: np.ndarray, eps: float
     ) -> np.ndarray:
         attack = evasion.FastGradientMethod(
-            classifier, norm=np.inf, eps=eps, eps_step=eps, batch_size=BATCH_SIZE
+            classifier, norm=np.inf, eps=eps, eps_step=eps, batch_size=EVALUATION_BATCH
         )
         return cast(np.ndarray, attack.generate(pixels, labels))
 
@@ -228,7 +227,7 @@ class PGD(Attack):
             eps_step=self.step_size * eps,
             max_iter=self.steps,
             num_random_init=self.restarts,
-            batch_size=BATCH_SIZE,
+            batch_size=EVALUATION_BATCH,
             verbose=False,
         )
         return cast(np.ndarray, attack.generate(pixels, labels))
@@ -300,7 +299,7 @@ class AutoAttack(Attack):
 
     def attacks(self, evasion: Any, classifier: Any, eps: float) -> list[Any]:
         """Make the toolbox's attacks, in their order; see :meth:`Attack._run`."""
-        shared = {"norm": np.inf, "eps": eps, "batch_size": BATCH_SIZE, "verbose": False}
+        shared = {"norm": np.inf, "eps": eps, "batch_size": EVALUATION_BATCH, "verbose": False}
         losses = ["cross_entropy", *["difference_logits_ratio"] * (classifier.nb_classes > 2)]
         return [
             *(
@@ -319,7 +318,7 @@ class AutoAttack(Attack):
                 max_iter=self.steps,
                 epsilon=1e-3,
                 nb_grads=10,
-                batch_size=BATCH_SIZE,
+                batch_size=EVALUATION_BATCH,
                 verbose=False,
             ),
             evasion.SquareAttack(

@@ -14,7 +14,6 @@ from timestepper.data import DataSet
 from timestepper.data.order import CORRUPTION
 from timestepper.errors import ConfigurationError, did_you_mean
 from timestepper.robustness.images import (
-    BATCH_SIZE,
     describe_test_images,
     read_test_images,
     some_test_images,
@@ -29,7 +28,7 @@ from timestepper.robustness.threat import (
     check_seed,
     load_extra,
 )
-from timestepper.training.evaluation import evaluate
+from timestepper.training.evaluation import EVALUATION_BATCH, evaluate
 
 COMMON = (
     "gaussian_noise",
@@ -133,7 +132,7 @@ class CommonCorruptions(ThreatModel):
         for corruption in self.corruptions:
             for severity in self.severities:
                 corrupted = corrupt(images, corruption, severity, self.seed, fabric.device)
-                scores.append(evaluate(network, corrupted, fabric, BATCH_SIZE))
+                scores.append(evaluate(network, corrupted, fabric, EVALUATION_BATCH))
                 if progress is not None:
                     progress(len(scores), parts)
         shape = len(self.corruptions), len(self.severities)

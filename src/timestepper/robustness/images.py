@@ -12,9 +12,7 @@ from timestepper.data import DataSet
 from timestepper.data.crop_flip import CropFlip
 from timestepper.data.splits import MemorySplit, Split
 from timestepper.robustness.threat import check_limit
-
-BATCH_SIZE = 250
-"""Images at a time; that of ``timestepper evaluate``."""
+from timestepper.training.evaluation import EVALUATION_BATCH
 
 
 def chosen_numbers(images: DataSet, limit: int | None) -> Tensor:
@@ -59,7 +57,7 @@ def read_test_images(images: DataSet, device: torch.device) -> tuple[Tensor, Ten
         int64 ``(n,)``; both on the CPU.
     """
     count = len(images.test)
-    shares = [slice(k, min(k + BATCH_SIZE, count)) for k in range(0, count, BATCH_SIZE)]
+    shares = [slice(k, min(k + EVALUATION_BATCH, count)) for k in range(0, count, EVALUATION_BATCH)]
     batches = images.test.fetch(
         torch.arange(count), shares, device=device, seed=0, epoch=0, augment=False
     )

@@ -14,7 +14,6 @@ from timestepper.data import DataSet
 from timestepper.data.order import NOISE, generator
 from timestepper.errors import ConfigurationError
 from timestepper.robustness.images import (
-    BATCH_SIZE,
     chosen_numbers,
     describe_test_images,
     some_test_images,
@@ -27,7 +26,7 @@ from timestepper.robustness.threat import (
     check_limit,
     check_seed,
 )
-from timestepper.training.evaluation import Meter, measure
+from timestepper.training.evaluation import EVALUATION_BATCH, Meter, measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def noise_curve(
     draws: int,
     seed: int = 0,
     limit: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = EVALUATION_BATCH,
     progress: Progress | None = None,
 ) -> NoiseCurve:
     """Measure a network on test images with Gaussian noise (paper, Figure 4).

@@ -12,6 +12,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from timestepper.data import DataSet
 
+EVALUATION_BATCH = 250
+"""Test images at a time."""
+
 
 @dataclass(frozen=True)
 class Scores:

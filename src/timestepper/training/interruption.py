@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from types import FrameType
 
 import torch
@@ -23,13 +24,18 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM while it is entered; a second one takes effect at once."""
+    """Notes signals to end while it is entered; a second one takes effect at once.
 
-    def __init__(self) -> None:
+    Args:
+        numbers: which signals.
+    """
+
+    def __init__(self, numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> None:
+        self._numbers = numbers
         self.received: int | None = None
 
     def __enter__(self) -> Signals:
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {n: signal.signal(n, self._note) for n in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

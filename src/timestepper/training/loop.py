@@ -24,9 +24,10 @@ from timestepper.training.build import (
     build_penalty,
 )
 from timestepper.training.configuration import Configuration
-from timestepper.training.evaluation import Meter, Scores, evaluate
+from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
 from timestepper.training.events import Events
 from timestepper.training.folded import folded_copy, write_weights
+from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals
 from timestepper.training.progress import TrainingProgress
 from timestepper.training.run import History, Run
@@ -36,7 +37,6 @@ from timestepper.training.step_history import extended, write_step_history
 # Looking at a number makes the host wait for the device: the loss is looked at this often.
 STEPS_BETWEEN_LOOKS = 20
 
-EVALUATION_BATCH = 250
 VERIFIED_IMAGES = 64
 
 
@@ -315,7 +315,7 @@ class Trainer:
             "penalty": None if self.penalty is None else self.penalty.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "meter": self.meter.state_dict(),
-            "generators": self._generators(),
+            "generators": generator_states(self.fabric),
             "epoch": self.epoch,
             "batch": self.batch,
             "history": self.history,
@@ -324,17 +324,6 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.run.checkpoints.save(state, best=best)
         self.fabric.barrier()
-
-    def _generators(self) -> list[dict[str, Tensor]]:
-        """Return the states of the random generators of each process (drop path uses them)."""
-        own = {"cpu": torch.get_rng_state()}
-        if self.fabric.device.type == "cuda":
-            own["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
-        if self.fabric.world_size == 1:
-            return [own]
-        every: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(every, own)
-        return every
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -368,12 +357,7 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.history = list(state["history"])
         self.step_history = state["step_history"]
-        generators = state["generators"]
-        if self.fabric.global_rank < len(generators):
-            own = generators[self.fabric.global_rank]
-            torch.set_rng_state(own["cpu"])
-            if self.fabric.device.type == "cuda" and "cuda" in own:
-                torch.cuda.set_rng_state(own["cuda"], self.fabric.device)
+        restore_generators(state["generators"], self.fabric)
         if self.fabric.is_global_zero:
             if self.history:
                 self._write_histories()
