@@ -100,9 +100,7 @@ def test_linear_recurrence_learns_at_ten_times_the_learning_rate(averaged):
     torch.manual_seed(4)
     module = LinearRecurrenceController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
     gain = np.sqrt(10)
-    direct = {
-        name: (gain * p.detach()).requires_grad_() for name, p in module.named_parameters()
-    }
+    direct = {name: (gain * p.detach()).requires_grad_() for name, p in module.named_parameters()}
     target = torch.rand(DEPTH, CHANNELS, dtype=torch.float64)
 
     def loss(scaled):

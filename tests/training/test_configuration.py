@@ -84,7 +84,9 @@ def test_impossible_values_are_refused(message):
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("controller", ["lstm", "lstm-standardised", "2fc", "indp", 0.25, "none"])
+@pytest.mark.parametrize(
+    "controller", ["lstm", "lstm+", "lstm-standardised", "2fc", "indp", 0.25, "none"]
+)
 def test_possible_controllers(controller):
     assert SteppingConfiguration(controller).controller == controller
 
