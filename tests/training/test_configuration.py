@@ -104,7 +104,7 @@ def test_every_recipe_is_valid_and_survives_writing_and_reading(name, tmp_path):
     assert read_configuration(tmp_path / "configuration.yaml") == configuration
 
 
-OURS = ["quick-cifar10", "quick-digits", "smoke"]
+OURS = ["quick-cifar10", "quick-digits", "quick-fashion-mnist", "smoke"]
 
 
 def test_the_papers_protocols():
