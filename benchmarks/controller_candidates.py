@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.stepping.branches import weight_of
 from timestepper.training import loop
+from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import overlaid, packaged_recipe, read_configuration
 from timestepper.training.run import Run
 
@@ -348,8 +350,11 @@ def main() -> None:
         for seed in range(options.seeds)
         for name in options.methods
     ]
-    for each, failure in carry_out(planned, options.jobs):
-        print(each.run.folder.name, failure or "done", flush=True)
+    try:
+        for each, failure in carry_out(planned, options.jobs):
+            print(each.run.folder.name, failure or "done", flush=True)
+    except Interrupted as stop:
+        sys.exit(str(stop))
     found: dict[str, dict[int, float]] = {name: {} for name in options.methods}
     for each in planned:
         if each.state == "done":
