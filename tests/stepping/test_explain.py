@@ -282,5 +282,5 @@ def test_refusals():
     timestepper.fold(timestepper.attach(network))
     with pytest.raises(AttachedError, match="has no step sizes"):
         timestepper.explain(network)
-    with pytest.raises(ExplanationError, match=r"all step sizes are fixed at 0\.1; attach"):
+    with pytest.raises(ExplanationError, match=r"all step sizes are fixed at 0\.1; take"):
         timestepper.explain(attached(0.1))

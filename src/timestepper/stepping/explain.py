@@ -91,7 +91,7 @@ def explain(network: nn.Module) -> dict[str, Explanation]:
     if len(fixed) == len(stages):
         numbers = " or ".join(f"{number:g}" for number in dict.fromkeys(fixed))
         raise ExplanationError(
-            f"there is nothing to explain: all step sizes are fixed at {numbers}; attach a "
+            f"there is nothing to explain: all step sizes are fixed at {numbers}; take a "
             "controller such as 'lstm'"
         )
     deep = [stage for stage in stages if len(stage.branches) > 1]
