@@ -107,6 +107,9 @@ def _draw_shares(axes: Axes, course: Mapping[int, Explanation]) -> None:
         axes.plot(list(course), values, color=f"C{number}", marker=marker, ms=4, label=share)
     if all(math.isnan(one.channel) for one in course.values()):
         axes.text(0.5, 0.5, "all step sizes are equal", ha="center", transform=axes.transAxes)
+    first, *_, last = course
+    margin = 0.04 * (last - first)
+    axes.set_xlim(first - margin, last + margin)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.03), max(high, 1.03))
     axes.axhline(0, color="0.4", linewidth=0.8)
