@@ -139,7 +139,7 @@ def test_drop_last(data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "validation"}, "'validation'"),
+        ({"split": "validation"}, "no validation images of 'toy' are held out"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"rank": 2, "world_size": 2}, "rank 2"),
         ({"start": 7}, "start is 7, but the epoch has 6 batches"),

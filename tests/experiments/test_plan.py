@@ -12,8 +12,9 @@ from timestepper import data
 from timestepper.errors import ConfigurationError, RunError
 from timestepper.experiments import TRAINED
 from timestepper.experiments.plan import plan
-from timestepper.experiments.study import SCALES, Noise, Scale, read_methods, read_study
+from timestepper.experiments.study import SCALES, Method, Noise, Scale, read_methods, read_study
 from timestepper.networks import create
+from timestepper.training.configuration import DataConfiguration
 from timestepper.training.recipes import find_recipe, read_configuration
 from timestepper.training.run import Run
 
@@ -96,6 +97,20 @@ def test_a_run_of_another_network_is_refused():
     created(planned[0], network=other)
     with pytest.raises(RunError, match=r"made with network.options \{'shortcut': 'project'\}"):
         plan(("plain",), SMOKE, RUNS, None)
+
+
+def test_a_run_that_held_images_out_is_refused():
+    planned = plan(("plain",), SMOKE, RUNS, None)
+    created(planned[0], data=DataConfiguration(validation=100))
+    with pytest.raises(RunError, match=r"made with data\.validation 100, and the plan has 0"):
+        plan(("plain",), SMOKE, RUNS, None)
+
+
+def test_an_experiment_that_holds_images_out_is_refused(monkeypatch):
+    methods = {"careful": Method("careful", {"data": {"validation": 100}})}
+    monkeypatch.setattr("timestepper.experiments.plan.read_methods", lambda: methods)
+    with pytest.raises(ConfigurationError, match=r"data\.validation 100, .* errors of test images"):
+        plan(("careful",), SMOKE, RUNS, None)
 
 
 def test_where_files_are_and_what_it_runs_on_does_not_matter():

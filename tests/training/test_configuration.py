@@ -5,6 +5,7 @@ import pytest
 from timestepper.errors import ConfigurationError
 from timestepper.training.configuration import (
     Configuration,
+    DataConfiguration,
     OptimizerConfiguration,
     ScheduleConfiguration,
     StabilityConfiguration,
@@ -26,6 +27,7 @@ IMPOSSIBLE = {
         Configuration,
         {"epochs": 3, "schedule": ScheduleConfiguration(warmup_epochs=3)},
     ),
+    "data.validation is -1; it must be 0 or greater": (DataConfiguration, {"validation": -1}),
     "optimizer.lr is 0; it must be greater than 0 and finite": (OptimizerConfiguration, {"lr": 0}),
     "optimizer.lr is nan; it must be": (OptimizerConfiguration, {"lr": math.nan}),
     "optimizer.momentum is 1; it must be in [0, 1)": (OptimizerConfiguration, {"momentum": 1}),

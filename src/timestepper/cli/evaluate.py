@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -27,6 +28,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="safetensors of the plain network, to be measured instead of the checkpoint",
     )
+    parser.add_argument(
+        "--split",
+        type=Literal["test", "validation"],
+        default="test",
+        help="the test images, or the validation images that the training held out",
+    )
     parser.add_argument("--batch_size", type=int, default=250, help="images at a time")
 
 
@@ -39,9 +46,10 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     if parsed.weights is not None:
         network = load_plain(trained.configuration, trained.images, Path(parsed.weights))
         network, what = network.to(trained.fabric.device), parsed.weights
-    scores = evaluate(network, trained.images, trained.fabric, parsed.batch_size)
+    scores = evaluate(network, trained.images, trained.fabric, parsed.batch_size, parsed.split)
     print(
         f"{what}: accuracy {scores.accuracy:.2%}, loss {scores.loss:.4f} "
-        f"on {len(trained.images.test)} test images of {trained.images.name}"
+        f"on {len(trained.images.split(parsed.split))} {parsed.split} images of "
+        f"{trained.images.name}"
     )
     return 0

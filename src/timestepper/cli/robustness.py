@@ -87,7 +87,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--checkpoint",
         type=Literal["last", "best"],
         default="last",
-        help="the last one, or that of the epoch with the best test accuracy",
+        help="the last one, or that of the epoch with the best accuracy on validation images, or "
+        "on test images where none were held out",
     )
     parser.add_argument(
         "--output",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from timestepper.data import cache
@@ -19,6 +19,7 @@ from timestepper.data.readers import (
     read_digits,
     read_fashion_mnist,
 )
+from timestepper.data.resize import resize
 from timestepper.data.splits import MemorySplit
 from timestepper.errors import ConfigurationError, DataError, did_you_mean
 
@@ -92,7 +93,7 @@ def load(
         cache_dir: where decoded image folders are kept; by default ``timestepper`` in the
             user's cache folder.
         download: fetch missing files of Fashion-MNIST and CIFAR. Nothing is fetched otherwise.
-        image_size: side of the squares to resize images to; image folders and ImageNet only.
+        image_size: side of the squares to resize images to, and augmentation's shifts with them.
         workers: processes that read image files; 0 reads them in this one.
 
     Returns:
@@ -112,11 +113,15 @@ def load(
         raise ConfigurationError(f"image_size is {image_size}; it must be 1 or more")
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if isinstance(source, _ArraySource):
+        arrays, augmentation = source.read(folder, download), source.augmentation
         if image_size is not None:
-            raise ConfigurationError(
-                f"'{name}' has images of one size and takes no image_size; leave it out"
+            augmentation = _scaled(augmentation, image_size / arrays.train_images.shape[-1])
+            arrays = replace(
+                arrays,
+                train_images=resize(arrays.train_images, image_size),
+                test_images=resize(arrays.test_images, image_size),
             )
-        return _from_arrays(name, source.read(folder, download), source.augmentation)
+        return _from_arrays(name, arrays, augmentation)
     searched = named_roots(folder)[:1] if source.named_only else roots(folder)
     found = locate(
         name,
@@ -135,6 +140,11 @@ def load(
         image_size=image_size,
         workers=workers,
     )
+
+
+def _scaled(augmentation: CropFlip, factor: float) -> CropFlip:
+    """Shift resized images by the same share of their size."""
+    return replace(augmentation, padding=round(factor * augmentation.padding))
 
 
 def _from_arrays(name: str, arrays: Arrays, augmentation: CropFlip) -> DataSet:

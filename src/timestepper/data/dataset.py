@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from timestepper.data.order import permutation, shares
-from timestepper.data.splits import Split
+from timestepper.data.splits import Split, Subset
 from timestepper.errors import ConfigurationError
+
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,12 @@ class DataSet:
         classes: name of each class, by label.
         channels: 1 or 3.
         image_size: height and width.
-        mean: of the training images, per channel, where white is 1. For image folders that are
-            read from files as training goes, ImageNet's.
+        mean: of the training images, those held out included, per channel, where white is 1. For
+            image folders that are read from files as training goes, ImageNet's.
         std: the standard deviation belonging to it.
         train: the training images.
         test: the test images.
+        validation: training images that are held out, see :meth:`held_out`, or None.
     """
 
     name: str
@@ -38,26 +41,88 @@ class DataSet:
     std: tuple[float, ...]
     train: Split
     test: Split
+    validation: Split | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
 
+    @property
+    def evaluation_split(self) -> Literal["validation", "test"]:
+        """What a training is evaluated on: validation images where there are any."""
+        return "test" if self.validation is None else "validation"
+
+    def held_out(self, count: int) -> DataSet:
+        """Hold some of the training images out, to make choices by.
+
+        Which ones is a function of the training images' labels alone, so that all seeds of a
+        training hold out the same ones. Each class gives its share, unless there are fewer
+        validation or remaining images than classes, or a class has a single image. Mean and
+        standard deviation stay those of all training images.
+
+        Args:
+            count: how many.
+
+        Returns:
+            A data set with validation images, and fewer training images.
+
+        Raises:
+            ConfigurationError: the count is less than 1, or no training image would be left.
+        """
+        from sklearn.model_selection import train_test_split
+
+        whole = len(self.train)
+        if not 1 <= count < whole:
+            raise ConfigurationError(
+                f"{count} validation images can't be held out of the {whole} training images of "
+                f"'{self.name}'; set data.validation to less than {whole}"
+            )
+        labels = self.train.labels.cpu()
+        _, members = labels.unique(return_counts=True)
+        enough = min(count, whole - count) >= len(members) and members.min() > 1
+        kept, held = train_test_split(
+            torch.arange(whole).numpy(),
+            test_size=count,
+            random_state=0,
+            stratify=labels.numpy() if enough else None,
+        )
+        kept, held = (torch.from_numpy(numbers).sort().values for numbers in (kept, held))
+        return replace(self, train=Subset(self.train, kept), validation=Subset(self.train, held))
+
     def fingerprint(self) -> dict[str, Any]:
         """Describe the images so that others are told from them, in values that JSON has."""
+        held = {} if self.validation is None else {"validation_images": len(self.validation)}
         return {
             "classes": list(self.classes),
             "training_images": len(self.train),
+            **held,
             "test_images": len(self.test),
             "shape": [self.channels, *self.image_size],
             "mean": list(self.mean),
             "std": list(self.std),
         }
 
+    def split(self, name: SplitName) -> Split:
+        """Return the images of a split.
+
+        Raises:
+            ConfigurationError: there is no such split, or it has no images.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if name not in splits:
+            raise ConfigurationError(f"split is {name!r}; it must be one of {', '.join(splits)}")
+        found = splits[name]
+        if found is None:
+            raise ConfigurationError(
+                f"no validation images of '{self.name}' are held out; data.validation says how "
+                "many a training holds out"
+            )
+        return found
+
     def batches(
         self,
-        split: Literal["train", "test"],
+        split: SplitName,
         batch_size: int,
         *,
         device: torch.device,
@@ -71,16 +136,16 @@ class DataSet:
     ) -> Batches:
         """Cut an epoch into batches.
 
-        Training images are shuffled, test images are not. Everything random is a function of
+        Training images are shuffled, the others are not. Everything random is a function of
         seed, epoch and the image's number, and the global generator is neither read nor
         changed: ``start=k`` gives the very batches that an uninterrupted epoch gives from
         batch k on, and the ranks together see what one process with a batch of
         ``batch_size * world_size`` sees. In training every rank has the same number of equal
-        batches, for which up to ``world_size - 1`` images of an epoch are dropped; of the test
-        images each is seen exactly once, and a rank may have a batch less than another.
+        batches, for which up to ``world_size - 1`` images of an epoch are dropped; of the others
+        each is seen exactly once, and a rank may have a batch less than another.
 
         Args:
-            split: ``"train"`` or ``"test"``.
+            split: ``"train"``, ``"validation"`` or ``"test"``.
             batch_size: images in a batch of this process.
             device: where the batches are wanted.
             seed: seed of the run.
@@ -95,16 +160,15 @@ class DataSet:
             The batches; iterating again gives the same ones again.
 
         Raises:
-            ConfigurationError: for impossible arguments, and if no training batch is left.
+            ConfigurationError: for impossible arguments, if no training batch is left, and if
+                there are no validation images.
         """
-        if split not in ("train", "test"):
-            raise ConfigurationError(f"split is {split!r}; it must be 'train' or 'test'")
+        images = self.split(split)
         if batch_size < 1:
             raise ConfigurationError(f"batch_size is {batch_size}; it must be at least 1")
         if not 0 <= rank < world_size:
             raise ConfigurationError(f"rank {rank} is not in 0 to {world_size - 1} (world_size)")
         training = split == "train"
-        images = self.train if training else self.test
         cut = shares(len(images), batch_size, rank, world_size, even=training, drop_last=drop_last)
         if training and not cut:
             raise ConfigurationError(

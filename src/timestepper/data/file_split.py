@@ -31,7 +31,7 @@ class FileSplit(Split):
         self, paths: Sequence[str], labels: Sequence[int], side: int, workers: int
     ) -> None:
         self.paths = paths
-        self.labels = labels
+        self.labels = torch.tensor(labels)
         self.side = side
         self.workers = workers
 
@@ -86,4 +86,4 @@ class _Samples(Dataset[tuple[Tensor, int] | DataError]):
             pixels = images.random_crop(image, side, generator(*self.key, index))
         else:
             pixels = images.centre_crop(image, side, round(side * 256 / 224))
-        return pixels, self.split.labels[index]
+        return pixels, int(self.split.labels[index])

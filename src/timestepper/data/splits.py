@@ -1,4 +1,4 @@
-"""The two halves of a data set, and the one kind that lives in memory."""
+"""The parts of a data set, and the one kind that lives in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from timestepper.data.crop_flip import CropFlip, crop_flip
 
 
 class Split(ABC):
-    """The training images or the test images of a data set."""
+    """The training, the validation or the test images of a data set.
+
+    Attributes:
+        labels: the class of each image, int64 ``(n,)``, on any device.
+    """
+
+    labels: Tensor
 
     @abstractmethod
     def __len__(self) -> int:
@@ -86,3 +92,37 @@ class MemorySplit(Split):
                     images, top[index], left[index], mirrored[index], self.augmentation.padding
                 )
             yield images, self.labels.index_select(0, index)
+
+
+class Subset(Split):
+    """Some images of another split, where they stay: nothing is copied.
+
+    Augmentation goes by the images' numbers in the other split.
+
+    Args:
+        split: the other split.
+        numbers: int64 ``(n,)`` on the CPU, which of its images.
+    """
+
+    def __init__(self, split: Split, numbers: Tensor) -> None:
+        self.split = split
+        self.numbers = numbers
+        self.labels = split.labels.cpu()[numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def fetch(
+        self,
+        order: Tensor,
+        shares: Sequence[slice],
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        augment: bool,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fetch from the other split; see :meth:`Split.fetch`."""
+        return self.split.fetch(
+            self.numbers[order], shares, device=device, seed=seed, epoch=epoch, augment=augment
+        )

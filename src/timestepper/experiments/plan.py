@@ -114,6 +114,12 @@ def plan(
         }
         where = f"method {method}"
         configuration = overlaid(overlaid(base, settings, where), known[method].settings, where)
+        if configuration.data.validation:
+            raise ConfigurationError(
+                f"{where} under protocol {protocol} has data.validation "
+                f"{configuration.data.validation}, but experiments compare errors of test images, "
+                "which such trainings don't measure; leave it out"
+            )
         run = Run(folder / protocol / f"{network.replace('/', '-')}-{method}-{seed}")
         planned.append(PlannedRun(protocol, label, method, seed, configuration, run, scale.noise))
         _require_same(run, configuration)
@@ -137,7 +143,10 @@ def _require_same(run: Run, configuration: Configuration) -> None:
 
 def _what_matters(configuration: Configuration) -> dict[str, Any]:
     """Flatten a configuration, without where its files are and what it runs on."""
-    here = DataConfiguration(name=configuration.data.name, image_size=configuration.data.image_size)
+    there = configuration.data
+    here = DataConfiguration(
+        name=there.name, image_size=there.image_size, validation=there.validation
+    )
     return dict(_flat(asdict(replace(configuration, data=here, accelerator="auto"))))
 
 

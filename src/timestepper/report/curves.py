@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 
 def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Plot training and test curves of one run.
+    """Plot training curves of one run, and those of the images that it was evaluated on.
 
     Args:
         history: a row for each epoch, as a run's metrics have it.
@@ -21,7 +21,9 @@ def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
     for axes, quantity, scale in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True
     ):
-        for split, style in (("train", "--"), ("test", "-")):
+        for split, style in (("train", "--"), ("validation", "-"), ("test", "-")):
+            if f"{split}_{quantity}" not in history[0]:
+                continue
             values = [scale * row[f"{split}_{quantity}"] for row in history]
             axes.plot(epochs, values, style, marker="." if len(epochs) < 3 else None, label=split)
         axes.set_xlabel("epoch")

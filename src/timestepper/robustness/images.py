@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from timestepper.data import DataSet
 from timestepper.data.crop_flip import CropFlip
-from timestepper.data.splits import MemorySplit, Split
+from timestepper.data.splits import MemorySplit, Subset
 from timestepper.robustness.threat import check_limit
 from timestepper.training.evaluation import EVALUATION_BATCH
 
@@ -38,7 +37,7 @@ def chosen_numbers(images: DataSet, limit: int | None) -> Tensor:
 
 def some_test_images(images: DataSet, limit: int | None) -> DataSet:
     """Leave out the test images that :func:`chosen_numbers` doesn't choose."""
-    return replace(images, test=_Some(images.test, chosen_numbers(images, limit)))
+    return replace(images, test=Subset(images.test, chosen_numbers(images, limit)))
 
 
 def describe_test_images(images: DataSet, limit: int | None) -> str:
@@ -74,29 +73,3 @@ def with_test_images(images: DataSet, pixels: Tensor, labels: Tensor) -> DataSet
         labels: int64 ``(n,)``.
     """
     return replace(images, test=MemorySplit(pixels, labels, CropFlip(padding=0, flip=False)))
-
-
-class _Some(Split):
-    """Some images of another split."""
-
-    def __init__(self, split: Split, numbers: Tensor) -> None:
-        self.split = split
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def fetch(
-        self,
-        order: Tensor,
-        shares: Sequence[slice],
-        *,
-        device: torch.device,
-        seed: int,
-        epoch: int,
-        augment: bool,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Fetch from the other split; see :meth:`Split.fetch`."""
-        return self.split.fetch(
-            self.numbers[order], shares, device=device, seed=seed, epoch=epoch, augment=augment
-        )

@@ -47,8 +47,13 @@ def build_fabric(configuration: Configuration) -> Fabric:
 
 
 def build_data(configuration: Configuration) -> DataSet:
-    """Load the data set; see :func:`timestepper.data.load`."""
-    return data.load(
+    """Load the data set and hold validation images out, if any.
+
+    Raises:
+        DataError: as for :func:`timestepper.data.load`.
+        ConfigurationError: likewise, and if there are too few images.
+    """
+    images = data.load(
         configuration.data.name,
         data_dir=configuration.data.data_dir,
         cache_dir=configuration.data.cache_dir,
@@ -56,6 +61,8 @@ def build_data(configuration: Configuration) -> DataSet:
         image_size=configuration.data.image_size,
         workers=configuration.data.workers,
     )
+    validation = configuration.data.validation
+    return images.held_out(validation) if validation else images
 
 
 def build_plain_network(configuration: Configuration, images: DataSet) -> nn.Module:

@@ -25,6 +25,7 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
         "stability.penalty": (
             (state.get("penalty") is None) == (configuration.stability.penalty == "none")
         ),
+        "data.validation": state.get("validation", 0) == configuration.data.validation,
         "stepping.explain": bool(state.get("explanations")) == configuration.stepping.explain,
     }
     for setting, is_same in same.items():

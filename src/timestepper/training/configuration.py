@@ -76,8 +76,10 @@ class DataConfiguration:
         data_dir: folder with the files; by default $TIMESTEPPER_DATA and the usual places.
         cache_dir: folder for decoded images; by default the user's cache folder.
         download: fetch missing files.
-        image_size: side of the squares that image files are resized to.
+        image_size: side of the squares that images are resized to.
         workers: processes that read image files.
+        validation: so many training images are held out, the same ones for every seed, and each
+            epoch is evaluated on them instead of the test images.
     """
 
     name: str = "digits"
@@ -86,6 +88,10 @@ class DataConfiguration:
     download: bool = False
     image_size: int | None = None
     workers: int = 2
+    validation: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.validation >= 0, "data.validation", self.validation, "0 or greater")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network on test images."""
+"""Loss and accuracy of a network on images that it isn't trained on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from timestepper.data import DataSet
+from timestepper.data import DataSet, SplitName
 
 EVALUATION_BATCH = 250
-"""Test images at a time."""
+"""Images at a time."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,27 @@ class Meter:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: DataSet, fabric: Fabric, batch_size: int) -> Scores:
-    """Measure a network on the test images, without augmentation.
+def evaluate(
+    network: nn.Module,
+    images: DataSet,
+    fabric: Fabric,
+    batch_size: int,
+    split: SplitName = "test",
+) -> Scores:
+    """Measure a network on the images of a split, without augmentation.
 
     Args:
         network: on the device of ``fabric``; its mode is the same afterwards.
         images: the data set.
         fabric: device, precision and processes.
         batch_size: images at a time, in this process.
+        split: which images.
     """
     training = network.training
     network.eval()
     meter = Meter(images.num_classes, fabric)
     for inputs, labels in images.batches(
-        "test",
+        split,
         batch_size,
         device=fabric.device,
         rank=fabric.global_rank,

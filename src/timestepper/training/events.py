@@ -38,6 +38,6 @@ class Events:
 
 
 def _tag(name: str) -> str:
-    """Group train and test curves of one quantity: ``train_loss`` becomes ``loss/train``."""
+    """Group the splits' curves of one quantity: ``train_loss`` becomes ``loss/train``."""
     split, _, quantity = name.partition("_")
-    return f"{quantity}/{split}" if split in ("train", "test") else name
+    return f"{quantity}/{split}" if split in ("train", "validation", "test") else name

@@ -36,7 +36,7 @@ from timestepper.training.explanations import (
 from timestepper.training.folded import folded_copy, write_weights
 from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals
-from timestepper.training.progress import TrainingProgress
+from timestepper.training.progress import TrainingProgress, last_line
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
 from timestepper.training.step_history import extended, write_step_history
@@ -96,13 +96,7 @@ def _train(
     trainer.fit(console)
     if fabric.is_global_zero:
         trainer.finish()
-        final = trainer.history[-1]
-        console.print(
-            f"test accuracy {final['test_accuracy']:.2%} after {configuration.epochs} epochs; "
-            f"the folded network is in {run.folded}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(last_line(trainer.history[-1], run), highlight=False, soft_wrap=True)
 
 
 def _leave_processes(fabric: Fabric) -> None:
@@ -286,10 +280,12 @@ class Trainer:
         trained = self.meter.compute()
         # All evaluate with the statistics that are saved.
         self._share_statistics(self.trained)
-        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH)
+        split = self.images.evaluation_split
+        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH, split)
         if not math.isfinite(tested.loss):
-            self._stop(f"the test loss is {tested.loss}")
-        best = tested.accuracy > max((row["test_accuracy"] for row in self.history), default=-1.0)
+            self._stop(f"the {split} loss is {tested.loss}")
+        before = max((row[f"{split}_accuracy"] for row in self.history), default=-1.0)
+        best = tested.accuracy > before
         if self.explanations:
             self.explanations.append(explain(self.trained))
         self.history.append(self._row(trained, tested, images_per_second))
@@ -305,14 +301,15 @@ class Trainer:
     def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
         times = evolution_time(self.trained) if hasattr(self.trained, "time_stepping") else {}
         penalty = {} if self.last_penalty is None else {"penalty": self.last_penalty.item()}
+        split = self.images.evaluation_split
         return {
             "epoch": self.epoch + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
             **penalty,
-            "test_loss": tested.loss,
-            "test_accuracy": tested.accuracy,
+            f"{split}_loss": tested.loss,
+            f"{split}_accuracy": tested.accuracy,
             "images_per_second": images_per_second,
             **{f"evolution_time/{stage}": value for stage, value in times.items()},
             **explanation_columns(self.explanations),
@@ -330,6 +327,7 @@ class Trainer:
             "epoch": self.epoch,
             "batch": self.batch,
             "history": self.history,
+            "validation": self.configuration.data.validation,
             "step_history": self.step_history,
             "explanations": to_state(self.explanations),
         }
@@ -342,7 +340,7 @@ class Trainer:
 
         Raises:
             StateError: it belongs to another network.
-            RunError: it belongs to a training with other settings, or to an earlier version's.
+            RunError: it belongs to a training with other settings, or to an earlier version.
         """
         require_same_settings(state, self.configuration, self.run)
         load_weights(self.network, state["network"])
@@ -387,9 +385,9 @@ class Trainer:
         """Write the folded network and the plots."""
         from timestepper.report import plot_curves, plot_step_sizes
 
-        some, _ = next(
-            iter(self.images.batches("test", VERIFIED_IMAGES, device=self.fabric.device))
-        )
+        split = self.images.evaluation_split
+        batches = self.images.batches(split, VERIFIED_IMAGES, device=self.fabric.device)
+        some, _ = next(iter(batches))
         plain = folded_copy(self.trained, some)
         write_weights(plain, self.run.folded)
         plot_curves(self.history, self.run.curves_plot)

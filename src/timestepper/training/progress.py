@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from timestepper.training.run import Run
+
 
 class TrainingProgress:
     """Shows how far a training is.
@@ -59,11 +61,34 @@ class TrainingProgress:
     def epoch(self, row: Mapping[str, float]) -> None:
         """Print the line of an epoch that is finished."""
         width = len(str(self.epochs))
+        split = _evaluated(row)
         self._console.print(
             f"epoch {row['epoch']:{width}.0f}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:6.2%}"
-            f"  test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:6.2%}"
+            f"  {split} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:6.2%}"
             f"  {row['images_per_second']:,.0f} images/s",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def last_line(row: Mapping[str, float], run: Run) -> str:
+    """Say what a training came to.
+
+    Args:
+        row: its last epoch.
+        run: its folder.
+    """
+    split = _evaluated(row)
+    line = (
+        f"{split} accuracy {row[f'{split}_accuracy']:.2%} after {row['epoch']:.0f} epochs; "
+        f"the folded network is in {run.folded}"
+    )
+    if split == "validation":
+        line += f"; timestepper evaluate {run.folder} measures the test images"
+    return line
+
+
+def _evaluated(row: Mapping[str, float]) -> str:
+    """Tell on which images an epoch was evaluated."""
+    return "validation" if "validation_loss" in row else "test"
