@@ -11,8 +11,10 @@ timestepper.fold(network)              # an ordinary network again, same outputs
 from timestepper import errors
 from timestepper.stepping import (
     Branch,
+    Explanation,
     attach,
     evolution_time,
+    explain,
     find_branches,
     fold,
     load_weights,
@@ -23,9 +25,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Branch",
+    "Explanation",
     "attach",
     "errors",
     "evolution_time",
+    "explain",
     "find_branches",
     "fold",
     "load_weights",

@@ -34,6 +34,10 @@ class StabilityError(TimestepperError):
     """The stability of a network can't be measured."""
 
 
+class ExplanationError(TimestepperError):
+    """What step sizes depend on can't be told: they are fixed, or no stage has two of them."""
+
+
 class ShippingError(TimestepperError):
     """A network doesn't fit a format, or what was written doesn't do what the network does."""
 

@@ -67,6 +67,13 @@ SETTINGS = {
     ("--data.workers", "-1"): "workers is -1; it must be 0 or more",
     ("--stepping.controller", "lsmt"): "unknown controller 'lsmt'; did you mean 'lstm'",
     ("--stepping.reduction", "0"): "stepping.reduction is 0; it must be at least 1",
+    ("--stepping.explain", "maybe"): "stepping.explain is 'maybe'; it must be true or false",
+    ("--network.name=cifar_resnet8", "--stepping.explain=true"): (
+        "there is nothing to compare: every stage of the network has one block only"
+    ),
+    ("--stepping.controller=0.1", "--stepping.explain=true"): (
+        "stepping.explain is true; it must be false with stepping.controller 0.1"
+    ),
     ("--recipe", "cifar11"): "recipe 'cifar11' is neither a file nor a recipe's name; did you mean",
     ("--resume", "nowhere"): "there is no run folder nowhere",
     ("mine",): "there is no argument 'mine' here; settings are written as --name value",
@@ -195,3 +202,24 @@ def test_folders_of_images(make_folder, refuse):
     for image in (broken / "train" / "cat").iterdir():
         image.unlink()
     assert "has no images; add or remove it" in train(broken)
+
+
+def test_steps_that_can_not_be_explained(refuse):
+    Path("mine").mkdir()
+    Path("mine/configuration.yaml").write_text("stepping: {controller: none}\n")
+    assert refuse("steps", "mine", "--explain") == (
+        "mine was trained without step sizes (stepping.controller none)"
+    )
+    Path("mine/configuration.yaml").write_text("stepping: {controller: 0.1}\n")
+    assert refuse("steps", "mine", "--explain") == (
+        "mine was trained with a fixed step size (stepping.controller 0.1): there is nothing to "
+        "explain"
+    )
+    Path("mine/folded.safetensors").write_bytes(b"weights")
+    assert "mine/folded.safetensors is not a run" in refuse(
+        "steps", "mine/folded.safetensors", "--explain"
+    )
+    Path("mine/configuration.yaml").write_text("stepping: {controller: lstm}\n")
+    assert "a plot's name ends in .png, .svg or .pdf" in refuse(
+        "steps", "mine", "--explain", "--output", "explained.txt"
+    )

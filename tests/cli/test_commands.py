@@ -109,6 +109,51 @@ def test_steps_of_a_plain_run(capsys):
     assert "plain was trained without step sizes" in capsys.readouterr().err
 
 
+def test_steps_explains(capsys):
+    deeper = ["--network.name", "cifar_resnet14", "--epochs", "3", "--accelerator", "cpu"]
+    assert main(["train", *deeper, "--stepping.explain", "true", "--folder", "run"]) == 0
+    capsys.readouterr()
+    assert main(["steps", "run", "--explain"]) == 0
+    recorded = capsys.readouterr().out
+    rows = [line.split("│") for line in recorded.splitlines() if line.startswith("│")]
+    assert [row[1].strip() for row in rows if row[1].strip()] == ["layer1", "layer2", "layer3"]
+    assert [row[2].strip() for row in rows] == ["start", "1", "2", "end"] * 3
+    for row in rows:
+        assert sum(float(share.strip(" %")) for share in row[4:7]) == pytest.approx(100, abs=0.2)
+    assert "plot: run/explanation.png" in recorded
+    assert "--stepping.explain" not in recorded
+    with Image.open("run/explanation.png") as picture:
+        picture.verify()
+    assert main(["steps", "run", "--explain"]) == 2
+    assert "explanation.png exists already; name another" in capsys.readouterr().err
+
+    # A run that has not recorded what lies between.
+    Path("run/explanation.safetensors").unlink()
+    configuration = Path("run/configuration.yaml")
+    configuration.write_text(configuration.read_text().replace("explain: true", "explain: false"))
+    assert main(["steps", "run", "--explain", "--output", "explained.svg"]) == 0
+    unrecorded = capsys.readouterr().out
+    assert "was not recorded; to record it, train with --stepping.explain true" in unrecorded
+    only = [line.split("│") for line in unrecorded.splitlines() if line.startswith("│")]
+    assert [row[2].strip() for row in only] == ["start", "end"] * 3
+    ends = [row for row in rows if not row[2].strip().isdigit()]
+    for found, expected in zip(only, ends, strict=True):
+        numbers, wanted = ([float(text.strip(" %")) for text in r[3:-1]] for r in (found, expected))
+        assert numbers[1:4] == pytest.approx(wanted[1:4], abs=0.11)
+        assert numbers[0] == pytest.approx(wanted[0], rel=0.1)
+        assert numbers[4:] == pytest.approx(wanted[4:], rel=0.1)
+    assert Path("explained.svg").stat().st_size > 5000
+
+
+def test_steps_can_not_explain_stages_of_one_block(finished, capsys):
+    assert main(["steps", "run", "--explain"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("timestepper: error: there is nothing to compare: every stage")
+    assert said.err.count("\n") == 1
+    assert not Path("run/explanation.png").exists()
+
+
 def test_output_that_exists_is_kept_unless_forced(finished, capsys):
     before = Path("run/folded.safetensors").read_bytes()
     Path("run/folded.safetensors").write_bytes(b"precious")

@@ -69,6 +69,14 @@ IMPOSSIBLE = {
         {"penalty": "bound", "strength": math.inf},
     ),
     "stepping.reduction is 0; it must be at least 1": (SteppingConfiguration, {"reduction": 0}),
+    "stepping.explain is true; it must be false with stepping.controller none": (
+        SteppingConfiguration,
+        {"controller": "none", "explain": True},
+    ),
+    "stepping.explain is true; it must be false with stepping.controller 0.1, which": (
+        SteppingConfiguration,
+        {"controller": "0.1", "explain": True},
+    ),
     "unknown controller 'lsmt'; did you mean 'lstm'": (
         SteppingConfiguration,
         {"controller": "lsmt"},

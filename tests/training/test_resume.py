@@ -1,6 +1,7 @@
 """A training that was stopped and continued ends bit for bit where an unbroken one ends."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,18 @@ def test_another_ema_setting_is_refused(monkeypatch):
     path = Path("run/configuration.yaml")
     path.write_text(path.read_text().replace("ema_decay: null", "ema_decay: 0.5"))
     with pytest.raises(RunError, match="another ema_decay"):
+        start("run", resume=True)
+
+
+@pytest.mark.parametrize("explain", ["true", "false"])
+def test_another_explain_setting_is_refused(explain, monkeypatch):
+    stepping = SteppingConfiguration(explain=explain == "false")
+    network = NetworkConfiguration("cifar_resnet14")
+    interrupt("run", monkeypatch, 3, stepping=stepping, network=network)
+    path = Path("run/configuration.yaml")
+    text = path.read_text()
+    path.write_text(re.sub("explain: (true|false)", f"explain: {explain}", text))
+    with pytest.raises(RunError, match=r"another stepping\.explain; put back"):
         start("run", resume=True)
 
 

@@ -9,30 +9,74 @@ from rich.console import Console
 
 from timestepper.cli.arguments import add_output, add_run, open_run, output_path
 from timestepper.errors import ConfigurationError, RunError
-from timestepper.report import plot_step_sizes, step_size_table
+from timestepper.report import (
+    explanation_table,
+    plot_explanations,
+    plot_step_sizes,
+    step_size_table,
+)
+from timestepper.stepping import explain
+from timestepper.training.build import build_network
+from timestepper.training.explanations import read_explanations
 from timestepper.training.run import Run
+from timestepper.training.trained import Trained
 
 EXAMPLES = (
     "timestepper steps runs/digits-cifar_resnet20-lstm-0 --output steps.png",
     "timestepper steps runs/mine --checkpoint best --output steps.svg",
+    "timestepper steps runs/mine --explain",
 )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this command's arguments."""
     add_run(parser)
-    add_output(parser, "RUN/step_sizes.png")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="show what the step sizes depend on instead: channel, position in the stage, weights",
+    )
+    add_output(parser, "RUN/step_sizes.png, with --explain RUN/explanation.png")
 
 
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Print the table and write the plot."""
-    path = output_path(parsed, Run(Path(parsed.run)).steps_plot)
+    run = Run(Path(parsed.run))
+    path = output_path(parsed, run.explanation_plot if parsed.explain else run.steps_plot)
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigurationError(f"{path}: a plot's name ends in .png, .svg or .pdf")
-    trained = open_run(parsed)
-    if trained.configuration.stepping.controller == "none":
+    controller = run.read_configuration().stepping.controller
+    if controller == "none":
         raise RunError(f"{parsed.run} was trained without step sizes (stepping.controller none)")
-    Console().print(step_size_table(trained.network))
-    plot_step_sizes(trained.network, path)
+    if parsed.explain and isinstance(controller, float):
+        raise RunError(
+            f"{parsed.run} was trained with a fixed step size (stepping.controller {controller}): "
+            "there is nothing to explain"
+        )
+    trained = open_run(parsed)
+    if parsed.explain:
+        _explain(run, trained, path)
+    else:
+        Console().print(step_size_table(trained.network))
+        plot_step_sizes(trained.network, path)
     print(f"plot: {path}")
     return 0
+
+
+def _explain(run: Run, trained: Trained, path: Path) -> None:
+    """Explain the start, the checkpoint, and what was recorded between them."""
+    end = explain(trained.network)
+    if run.explanation.exists():
+        recorded = read_explanations(run.explanation)
+    else:
+        start = build_network(trained.configuration, trained.images).to(trained.fabric.device)
+        recorded = [explain(start)]
+    # A checkpoint from within the first epoch has seen none.
+    last = max(1, trained.epochs)
+    course = {**dict(enumerate(recorded[:last])), last: end}
+    Console().print(explanation_table(course))
+    if not trained.configuration.stepping.explain:
+        print(
+            "what lies between was not recorded; to record it, train with --stepping.explain true"
+        )
+    plot_explanations(course, path)

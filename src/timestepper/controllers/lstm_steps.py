@@ -112,10 +112,14 @@ class LSTMSteps(torch.autograd.Function):
             grads.append(grad[:4].view(-1))
             grad_cell = grad[4]
         grad_gates = torch.stack(grads[::-1])
-        gates_read = torch.cat([x, torch.cat([zeros, h[:-1]])], dim=1)
         grad_in = (grad_gates @ weight_gates[:, :hidden]) * (x > 0)
+        asked_for: tuple[bool, ...] = ctx.needs_input_grad  # type: ignore[attr-defined]
+        of_averaged = grad_in @ weight_in if asked_for[0] else None
+        if not any(asked_for[1:]):
+            return of_averaged, *[None] * 6
+        gates_read = torch.cat([x, torch.cat([zeros, h[:-1]])], dim=1)
         return (
-            grad_in @ weight_in,
+            of_averaged,
             grad_in.t() @ averaged,
             grad_in.sum(0),
             grad_gates.t() @ gates_read,

@@ -2,6 +2,7 @@
 
 from timestepper.report.bands import Panel, plot_bands, plot_intervals
 from timestepper.report.curves import plot_curves
+from timestepper.report.explanations import explanation_table, plot_explanations
 from timestepper.report.gradients import plot_gradient_flow
 from timestepper.report.robustness import every_score, plot_robustness, robustness_table
 from timestepper.report.solutions import plot_solutions
@@ -19,9 +20,11 @@ __all__ = [
     "Panel",
     "comparison_table",
     "every_score",
+    "explanation_table",
     "plot_bands",
     "plot_curves",
     "plot_eigenvalues",
+    "plot_explanations",
     "plot_gradient_flow",
     "plot_growth",
     "plot_intervals",

@@ -191,7 +191,12 @@ def _divide_by_step_sizes(stepping: TimeStepping) -> None:
     )
 
 
-def _stepping(network: nn.Module) -> TimeStepping:
+def stepping_of(network: nn.Module) -> TimeStepping:
+    """Return what was attached to a network.
+
+    Raises:
+        AttachedError: nothing was.
+    """
     stepping = getattr(network, "time_stepping", None)
     if not isinstance(stepping, TimeStepping):
         raise AttachedError("the network has no step sizes: call timestepper.attach(network) first")
@@ -208,7 +213,7 @@ def step_sizes(network: nn.Module) -> dict[str, Tensor]:
     Raises:
         AttachedError: the network is not attached.
     """
-    stepping = _stepping(network)
+    stepping = stepping_of(network)
     steps = {
         branch.name: row.clone()
         for stage in stepping.stages
@@ -228,7 +233,7 @@ def evolution_time(network: nn.Module) -> dict[str, float]:
         AttachedError: the network is not attached.
     """
     return {
-        stage.name: stage.step_sizes().sum(0).mean().item() for stage in _stepping(network).stages
+        stage.name: stage.step_sizes().sum(0).mean().item() for stage in stepping_of(network).stages
     }
 
 
@@ -245,7 +250,7 @@ def fold(network: nn.Module) -> nn.Module:
     Raises:
         AttachedError: the network is not attached.
     """
-    stepping = _stepping(network)
+    stepping = stepping_of(network)
     # All products come first: a controller may read a weight that another stage scales.
     computed = [stage.compute_products() for stage in stepping.stages]
     for stage, products in zip(stepping.stages, computed, strict=True):
@@ -257,7 +262,7 @@ def fold(network: nn.Module) -> nn.Module:
 
 def _take_away(network: nn.Module) -> None:
     """Remove controllers and hooks."""
-    for stage in _stepping(network).stages:
+    for stage in stepping_of(network).stages:
         for factor in stage.factors:
             # Still covered where Ctrl-C ended a pass, which no hook hears of.
             factor.module.__dict__.pop(factor.name, None)

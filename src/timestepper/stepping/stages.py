@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import ref
 
@@ -60,18 +60,23 @@ class Stage:
             "used_without_grad": False,
         }
 
+    def own_precision(self) -> AbstractContextManager[Any]:
+        """Keep autocast from the controller, which runs in the precision of its parameters."""
+        device = self.factors[0].parameter.device.type
+        low_precision = torch.amp.is_autocast_available(device)
+        return torch.autocast(device, enabled=False) if low_precision else nullcontext()
+
+    def averaged(self) -> Tensor:
+        """Give what the controller reads, ``(depth, features)``; features is 0 where it doesn't."""
+        if isinstance(self.controller, Controller) and not self.controller.reads_weights:
+            return self.factors[0].parameter.new_empty((len(self.branches), 0))
+        weights = [weight_of(module) for module in self.read]
+        return average_weights(len(self.branches[0].weights), weights)
+
     def step_sizes(self) -> Tensor:
         """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
-        reference = self.factors[0].parameter
-        device = reference.device.type
-        low_precision = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if low_precision else nullcontext():
-            if isinstance(self.controller, Controller) and not self.controller.reads_weights:
-                averaged = reference.new_empty((len(self.branches), 0))
-            else:
-                weights = [weight_of(module) for module in self.read]
-                averaged = average_weights(len(self.branches[0].weights), weights)
-            result: Tensor = self.controller(averaged)
+        with self.own_precision():
+            result: Tensor = self.controller(self.averaged())
         return result
 
     def compute_products(self) -> list[Tensor]:

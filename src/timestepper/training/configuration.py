@@ -44,10 +44,12 @@ class SteppingConfiguration:
         controller: lstm (the paper's), lstm+, lstm-standardised, 2fc, indp, a number for a fixed
             step size, or none for the plain network.
         reduction: r, the controllers are C/r wide; by default 4, for bottlenecks 8.
+        explain: record at the start and after each epoch what the step sizes depend on.
     """
 
     controller: str | float = "lstm"
     reduction: int | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.controller != "none":
@@ -57,6 +59,12 @@ class SteppingConfiguration:
                 object.__setattr__(self, "controller", float(self.controller))
         if self.reduction is not None:
             _require(self.reduction >= 1, "stepping.reduction", self.reduction, "at least 1")
+        _require(
+            not self.explain or (isinstance(self.controller, str) and self.controller != "none"),
+            "stepping.explain",
+            "true",
+            f"false with stepping.controller {self.controller}, which leaves nothing to explain",
+        )
 
 
 @dataclass(frozen=True)

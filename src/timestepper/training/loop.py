@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from timestepper.data import DataSet
 from timestepper.errors import RunError
-from timestepper.stepping import evolution_time, load_weights
+from timestepper.stepping import evolution_time, explain, load_weights
 from timestepper.training.build import (
     build_data,
     build_fabric,
@@ -23,9 +23,16 @@ from timestepper.training.build import (
     build_optimizer,
     build_penalty,
 )
+from timestepper.training.compatibility import require_same_settings
 from timestepper.training.configuration import Configuration
 from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
 from timestepper.training.events import Events
+from timestepper.training.explanations import (
+    explanation_columns,
+    from_state,
+    to_state,
+    write_explanations,
+)
 from timestepper.training.folded import folded_copy, write_weights
 from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals
@@ -132,6 +139,7 @@ class Trainer:
         self.batch = 0
         self.history: History = []
         self.step_history = extended({}, self.network)
+        self.explanations = [explain(self.network)] if configuration.stepping.explain else []
         self.updates_per_epoch = len(self.batches(0))
 
     @property
@@ -278,6 +286,8 @@ class Trainer:
             self._stop(f"the {split} loss is {tested.loss}")
         before = max((row[f"{split}_accuracy"] for row in self.history), default=-1.0)
         best = tested.accuracy > before
+        if self.explanations:
+            self.explanations.append(explain(self.trained))
         self.history.append(self._row(trained, tested, images_per_second))
         self.step_history = extended(self.step_history, self.trained)
         self.epoch += 1
@@ -302,6 +312,7 @@ class Trainer:
             f"{split}_accuracy": tested.accuracy,
             "images_per_second": images_per_second,
             **{f"evolution_time/{stage}": value for stage, value in times.items()},
+            **explanation_columns(self.explanations),
         }
 
     def _save(self, *, best: bool) -> None:
@@ -318,6 +329,7 @@ class Trainer:
             "history": self.history,
             "validation": self.configuration.data.validation,
             "step_history": self.step_history,
+            "explanations": to_state(self.explanations),
         }
         if self.fabric.is_global_zero:
             self.run.checkpoints.save(state, best=best)
@@ -328,23 +340,9 @@ class Trainer:
 
         Raises:
             StateError: it belongs to another network.
-            RunError: it belongs to a training with other settings.
+            RunError: it belongs to a training with other settings, or to an earlier version.
         """
-        for setting, same in {
-            "ema_decay": (state["ema"] is None) == (self.ema is None),
-            "stability.penalty": (state.get("penalty") is None) == (self.penalty is None),
-            "data.validation": state.get("validation", 0) == self.configuration.data.validation,
-        }.items():
-            if not same:
-                raise RunError(
-                    f"the checkpoint was written with another {setting}; put back the "
-                    f"configuration that {self.run.configuration} had"
-                )
-        if "step_history" not in state:
-            raise RunError(
-                f"the checkpoint in {self.run.folder} was written by an earlier version of "
-                "timestepper; start the training anew"
-            )
+        require_same_settings(state, self.configuration, self.run)
         load_weights(self.network, state["network"])
         if self.ema is not None:
             load_weights(self.ema.module, state["ema"])
@@ -355,6 +353,7 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.history = list(state["history"])
         self.step_history = state["step_history"]
+        self.explanations = from_state(state.get("explanations", []))
         restore_generators(state["generators"], self.fabric)
         if self.fabric.is_global_zero:
             if self.history:
@@ -365,6 +364,8 @@ class Trainer:
         self.run.write_metrics(self.history)
         if self.step_history:
             write_step_history(self.step_history, self.run.step_history)
+        if self.explanations:
+            write_explanations(self.explanations, self.run.explanation)
 
     def _done(self) -> str:
         """Say how far the training is."""

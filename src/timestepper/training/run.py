@@ -37,10 +37,12 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.provenance = folder / "provenance.txt"
         self.step_history = folder / "step_sizes.safetensors"
+        self.explanation = folder / "explanation.safetensors"
         self.events = folder / "tensorboard"
         self.folded = folder / "folded.safetensors"
         self.curves_plot = folder / "curves.png"
         self.steps_plot = folder / "step_sizes.png"
+        self.explanation_plot = folder / "explanation.png"
 
     def create(self, configuration: Configuration, images: DataSet, device: torch.device) -> None:
         """Make the folder and write down what is trained on what, and by what code.
