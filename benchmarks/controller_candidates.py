@@ -3,7 +3,8 @@
 Trains a CIFAR ResNet-56 with each by the recipe ``quick-cifar10``, with 5,000 training images held
 out, and prints the accuracy on those and the difference from a plain network whose last γ starts
 at 0.5. That network computes at its start what a fresh time-stepped one does, so that only what is
-beyond it can be control. Finished trainings in ``--runs`` are not made again.
+beyond it can be control. Finished trainings in ``--runs`` are not made again; each records
+what its step sizes depend on.
 
     python benchmarks/controller_candidates.py --data-dir DIR --jobs 2 --output FILE.csv
 """
@@ -229,6 +230,7 @@ METHODS = {
     MARK: Method("last γ from 0.5", "none", "half_gamma"),
     "root-gamma": Method("last γ from 1/√L", "none", "root_gamma"),
     "lstm": Method("TSC_LSTM (the paper's)", "lstm"),
+    "lstm-plus": Method("lstm+", "lstm+"),
     "standardised": Method("LSTM, standardised input, position", {}),
     "range": Method("the same, step sizes in (0, 2)", {"top": 2.0}),
     "rate": Method("the same, learning rate × 10", FAST),
@@ -282,7 +284,8 @@ def planned_run(name: str, seed: int, folder: Path, data_dir: str | None) -> Pla
         "seed": seed,
         "network": {"name": NETWORK, "options": {"variant": method.variant}},
         "stepping": {
-            "controller": controller if isinstance(controller, str) else f"candidate-{name}"
+            "controller": controller if isinstance(controller, str) else f"candidate-{name}",
+            "explain": controller != "none",
         },
         "data": {"data_dir": data_dir, "validation": HELD_OUT},
     }

@@ -116,10 +116,11 @@ def test_an_experiment_that_holds_images_out_is_refused(monkeypatch):
         plan(("careful",), SMOKE, RUNS, None)
 
 
-def test_where_files_are_and_what_it_runs_on_does_not_matter():
-    planned = plan(("plain",), SMOKE, RUNS, "here")
-    created(planned[0], accelerator="cpu")
-    assert plan(("plain",), SMOKE, RUNS, "there")[0].state == "started"
+def test_where_files_are_and_what_it_runs_on_and_records_does_not_matter():
+    planned = plan(("tsc-lstm",), SMOKE, RUNS, "here")
+    recorded = dataclasses.replace(planned[0].configuration.stepping, explain=True)
+    created(planned[0], accelerator="cpu", stepping=recorded)
+    assert plan(("tsc-lstm",), SMOKE, RUNS, "there")[0].state == "started"
 
 
 def test_states(tmp_path):

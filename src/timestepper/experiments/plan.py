@@ -159,12 +159,15 @@ def _require_same(run: Run, configuration: Configuration) -> None:
 
 
 def _what_matters(configuration: Configuration) -> dict[str, Any]:
-    """Flatten a configuration, without where its files are and what it runs on."""
+    """Flatten a configuration, without where its files are, what it runs on and records."""
     there = configuration.data
     here = DataConfiguration(
         name=there.name, image_size=there.image_size, validation=there.validation
     )
-    return dict(_flat(asdict(replace(configuration, data=here, accelerator="auto"))))
+    stepping = replace(configuration.stepping, explain=False)
+    return dict(
+        _flat(asdict(replace(configuration, stepping=stepping, data=here, accelerator="auto")))
+    )
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
