@@ -25,7 +25,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from timestepper.controllers import CONTROLLERS, Controller
+from timestepper.controllers import (
+    CONTROLLERS,
+    Controller,
+    ControllerFactory,
+    LinearRecurrenceController,
+)
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.runner import carry_out
 from timestepper.experiments.statistics import Estimate, difference, estimate
@@ -59,7 +64,7 @@ class LSTM(nn.Module):
 
 
 class LinearRecurrence(nn.Module):
-    """The recurrence of :class:`timestepper.controllers.LinearRecurrenceController`."""
+    """A gated recurrence that is linear in its state, as that of ``lstm+`` is."""
 
     lags: Tensor
 
@@ -213,13 +218,22 @@ class Method:
 
     Attributes:
         label: how the table calls it.
-        controller: settings of a :class:`Candidate`, or the name of a controller of the package.
+        controller: settings of a :class:`Candidate`, the name of a controller of the package, or a
+            factory.
         variant: of the CIFAR ResNet.
     """
 
     label: str
-    controller: dict[str, Any] | str
+    controller: dict[str, Any] | str | ControllerFactory
     variant: str = "plain"
+
+
+def fast_lstm_plus(*sizes: int) -> nn.Module:
+    """Build ``lstm+`` with ten times the network's learning rate."""
+    controller = LinearRecurrenceController(*sizes)
+    for parameter in controller.parameters():
+        parameter.register_hook(lambda gradient: 10 * gradient)
+    return controller
 
 
 FROM_ROOT = {"start": None}
@@ -231,6 +245,7 @@ METHODS = {
     "root-gamma": Method("last γ from 1/√L", "none", "root_gamma"),
     "lstm": Method("TSC_LSTM (the paper's)", "lstm"),
     "lstm-plus": Method("lstm+", "lstm+"),
+    "lstm-plus-rate": Method("lstm+, learning rate × 10", fast_lstm_plus),
     "standardised": Method("LSTM, standardised input, position", {}),
     "range": Method("the same, step sizes in (0, 2)", {"top": 2.0}),
     "rate": Method("the same, learning rate × 10", FAST),
@@ -274,6 +289,8 @@ residual_variants.VARIANTS["root_gamma"] = root_gamma
 for name, method in METHODS.items():
     if isinstance(method.controller, dict):
         CONTROLLERS[f"candidate-{name}"] = partial(Candidate, **method.controller)
+    elif callable(method.controller):
+        CONTROLLERS[f"candidate-{name}"] = method.controller
 
 
 def planned_run(name: str, seed: int, folder: Path, data_dir: str | None) -> PlannedRun:
