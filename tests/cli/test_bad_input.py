@@ -121,7 +121,7 @@ def test_experiments(refuse):
     assert "no experiment 'tabel2'; did you mean 'table2'" in refuse("reproduce", "tabel2")
     assert refuse("reproduce", "xyzzy") == (
         "there is no experiment 'xyzzy'; there are table1, figure1, table2, table3, table4, "
-        "figure3, figure4, figure5, alternatives"
+        "figure3, figure4, figure5, alternatives, controllers"
     )
     for name in ("table1", "figure1", "table4"):
         assert refuse("reproduce", name, "--counts") == (

@@ -8,6 +8,7 @@ from scipy.special import expit
 from timestepper.controllers import (
     FixedController,
     IndependentController,
+    LinearRecurrenceController,
     LSTMController,
     TwoLayerController,
     get_factory,
@@ -37,7 +38,7 @@ def test_lstm_is_equations_10_to_12(averaged, standardise):
     h, c, expected = np.zeros(HIDDEN), np.zeros(HIDDEN), []
     for w in averaged.numpy():
         if standardise:
-            w = (w - w.mean()) / np.sqrt(w.var() + 1e-5)
+            w = (w - w.mean()) / w.std()
         x = np.maximum(p["project_in.weight"] @ w + p["project_in.bias"], 0)
         i, f, o, g = (w_gates[k] @ np.concatenate([x, h]) + b_gates[k] for k in range(4))
         c = expit(f) * c + expit(i) * np.tanh(g)
@@ -64,6 +65,59 @@ def test_lstm_agrees_with_torch_lstm(averaged):
     torch.testing.assert_close(ours(averaged), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_linear_recurrence_is_its_formulas(averaged):
+    torch.manual_seed(1)
+    module = LinearRecurrenceController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    torch.nn.init.normal_(module.project_in.bias)
+    p = numbers(module)
+    decay, h, expected = expit(p["decay"]), np.zeros(HIDDEN), []
+    for w in averaged.numpy():
+        direction = (w - w.mean()) / np.linalg.norm(w - w.mean())
+        x = np.tanh(p["project_in.weight"] @ direction + p["project_in.bias"])
+        h = decay * h + (1 - decay) * x
+        expected.append(expit(p["project_out.weight"] @ h + p["project_out.bias"]))
+    np.testing.assert_allclose(module(averaged).detach().numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("depth", [2, 9, 168])
+def test_linear_recurrence_starts_with_memories_of_one_block_to_all(depth):
+    module = LinearRecurrenceController(depth, FEATURES, CHANNELS, 4)
+    memories = -1 / np.log(expit(numbers(module)["decay"]))
+    np.testing.assert_allclose(memories, np.geomspace(1, depth, 4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 4, 9, 48])
+def test_linear_recurrence_starts_around_one_over_the_root_of_depth(depth):
+    torch.manual_seed(3)
+    module = LinearRecurrenceController(depth, FEATURES, 64, 16)
+    start = 0.5 if depth == 1 else depth**-0.5
+    torch.testing.assert_close(module.project_out.bias.sigmoid(), torch.full((64,), start))
+    steps = module(torch.randn(depth, FEATURES))
+    assert steps.mean().item() == pytest.approx(start, rel=0.15)
+
+
+def test_linear_recurrence_looks_back_over_any_depth():
+    """The first block's weights still count at the last one, where an LSTM has forgotten them."""
+    depth, sensitivity = 168, {}
+    for name in ("lstm+", "lstm"):
+        torch.manual_seed(5)
+        module = get_factory(name)(depth, FEATURES, CHANNELS, HIDDEN).double()
+        weights = torch.randn(depth, FEATURES, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(module(weights)[-1].sum(), weights)
+        sensitivity[name] = (gradient[0].norm() / gradient[-1].norm()).item()
+    assert sensitivity["lstm+"] > depth**-2
+    assert sensitivity["lstm"] < 1e-12
+
+
+@pytest.mark.parametrize("name", ["lstm+", "lstm-standardised"])
+def test_standardised_controllers_see_weights_of_any_scale(averaged, name):
+    module = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    steps = module(averaged)
+    # Averages of a wide layer's fresh weights: standard deviations below 1e-3.
+    torch.testing.assert_close(module(1e-4 * averaged + 1), steps, rtol=1e-3, atol=0)
+    assert torch.isfinite(module(torch.zeros_like(averaged))).all()
+
+
 def test_two_layer_is_its_formula(averaged):
     module = TwoLayerController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
     torch.nn.init.normal_(module.bias_out)
@@ -88,7 +142,7 @@ def test_independent_and_fixed(averaged):
     assert not list(fixed.state_dict())
 
 
-@pytest.mark.parametrize("name", ["lstm", "lstm-standardised", "2fc"])
+@pytest.mark.parametrize("name", ["lstm", "lstm+", "lstm-standardised", "2fc"])
 def test_gradients_against_finite_differences(averaged, name):
     torch.manual_seed(2)
     module = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
@@ -110,8 +164,8 @@ def test_step_sizes_start_near_one_half(averaged, name):
 
 def test_lstm_remembers_and_two_layer_does_not(averaged):
     changed = averaged.clone()
-    changed[0] += 1.0
-    for name, remembers in (("lstm", True), ("2fc", False)):
+    changed[0] = changed[0].flip(0)
+    for name, remembers in (("lstm", True), ("lstm+", True), ("2fc", False)):
         module = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
         difference = (module(changed) - module(averaged)).abs().amax(1)
         assert difference[0] > 0

@@ -15,6 +15,7 @@ from scipy import stats
 from timestepper.errors import RunError
 from timestepper.experiments import (
     alternatives,
+    controllers,
     figure3,
     figure4,
     figure5,
@@ -157,6 +158,27 @@ def test_figure4_averages_draws_and_pairs_seeds():
     assert first["error_percent_at_noise_1"] == pytest.approx(35)
     assert first["loss_at_noise_0"] == 1.0
     assert math.isnan(found[0]["accuracy_difference"])
+
+
+def test_controllers_are_measured_against_half_gamma():
+    scale = dataclasses.replace(ONE, noise=Noise((0.3,), 2), bound=True)
+    accuracy = {"half-gamma": (0.90, 0.92, 0.91), "lstm-plus": (0.93, 0.94, 0.95)}
+    planned = made(scale, accuracy)
+    for each in planned:
+        after = 1 + each.seed + (2.0 if each.method == "half-gamma" else 1 + each.seed / 10)
+        each.noise_file.write_text(json.dumps({"loss": [[after], [after + 0.2]]}))
+        bound = None if each.method == "half-gamma" else 30 + each.seed
+        each.bound_file.write_text(json.dumps({"log10_bound": bound}))
+    mark, plus = rows(controllers.present(scale, planned, read_outcomes(planned)))
+    assert (mark["method"], plus["method"]) == ("last γ from 0.5", "lstm+")
+    assert math.isnan(mark["error_difference"])
+    assert math.isnan(mark["log10_bound"])
+    assert plus["error_difference"] == pytest.approx(-3)
+    assert plus["error_difference_interval"] == pytest.approx(T / math.sqrt(3), rel=1e-6)
+    assert plus["noise_difference"] == pytest.approx(1.1 - 2)
+    assert plus["noise_difference_interval"] == pytest.approx(T * 0.1 / math.sqrt(3), rel=1e-6)
+    assert plus["log10_bound"] == pytest.approx(31)
+    assert plus["log10_bound_interval"] == pytest.approx(T / math.sqrt(3), rel=1e-6)
 
 
 def test_table4_shows_start_end_and_the_paper():

@@ -23,6 +23,7 @@ from timestepper.experiments.outcomes import read_outcomes
 from timestepper.experiments.plan import plan
 from timestepper.experiments.study import Noise, Scale
 from timestepper.robustness.noise import noise_curve
+from timestepper.stability import measure_stability
 from timestepper.training.interruption import Interrupted
 from timestepper.training.trained import load_trained
 
@@ -127,6 +128,18 @@ def test_measurement_under_noise_is_made_once_and_later_if_need_be():
     (outcome,) = read_outcomes([noisy])
     with pytest.raises(RunError, match=r"noise-\w+\.json is broken; remove it"):
         outcome.loss_under_noise(0)
+
+
+def test_the_bound_is_computed_once_the_training_is_done():
+    (planned,) = planned_runs(("tsc-lstm",))
+    bounded = dataclasses.replace(planned, bound=True)
+    assert list(runner.carry_out([bounded], jobs=1)) == [(bounded, None)]
+    assert bounded.state == "done"
+    trained = load_trained(planned.run)
+    expected = measure_stability(trained.network, trained.some_images(1), directions=1).bound
+    assert expected is not None
+    (outcome,) = read_outcomes([bounded])
+    assert outcome.log10_bound == pytest.approx(expected, rel=1e-6)
 
 
 def test_trainings_end_when_the_process_that_planned_them_is_killed():

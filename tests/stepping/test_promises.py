@@ -58,7 +58,7 @@ def test_same_function_and_gradients_as_explicit_product(make_network, images, t
     assert not ours
 
 
-@pytest.mark.parametrize("controller", ["lstm", "lstm-standardised", "2fc", "indp", 0.1])
+@pytest.mark.parametrize("controller", ["lstm", "lstm+", "lstm-standardised", "2fc", "indp", 0.1])
 def test_fold_is_bit_exact_and_leaves_nothing_behind(make_network, images, controller):
     plain = make_network()
     keys, kind = list(plain.state_dict()), type(plain)

@@ -92,7 +92,9 @@ def test_impossible_values_are_refused(message):
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("controller", ["lstm", "lstm-standardised", "2fc", "indp", 0.25, "none"])
+@pytest.mark.parametrize(
+    "controller", ["lstm", "lstm+", "lstm-standardised", "2fc", "indp", 0.25, "none"]
+)
 def test_possible_controllers(controller):
     assert SteppingConfiguration(controller).controller == controller
 
@@ -110,7 +112,7 @@ def test_every_recipe_is_valid_and_survives_writing_and_reading(name, tmp_path):
     assert read_configuration(tmp_path / "configuration.yaml") == configuration
 
 
-OURS = ["quick-cifar10", "quick-digits", "smoke"]
+OURS = ["quick-cifar10", "quick-digits", "quick-fashion-mnist", "smoke"]
 
 
 def test_the_papers_protocols():

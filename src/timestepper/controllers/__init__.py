@@ -7,12 +7,14 @@ from functools import partial
 from timestepper.controllers.base import Controller, ControllerFactory
 from timestepper.controllers.fixed import FixedController
 from timestepper.controllers.independent import IndependentController
+from timestepper.controllers.linear_recurrence import LinearRecurrenceController
 from timestepper.controllers.lstm import LSTMController
 from timestepper.controllers.two_layer import TwoLayerController
 from timestepper.errors import ConfigurationError, did_you_mean
 
 CONTROLLERS: dict[str, ControllerFactory] = {
     "lstm": LSTMController,
+    "lstm+": LinearRecurrenceController,
     "lstm-standardised": partial(LSTMController, standardise=True),
     "2fc": TwoLayerController,
     "indp": IndependentController,
@@ -55,6 +57,7 @@ __all__ = [
     "FixedController",
     "IndependentController",
     "LSTMController",
+    "LinearRecurrenceController",
     "TwoLayerController",
     "get_factory",
 ]

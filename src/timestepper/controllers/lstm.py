@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from timestepper.controllers.base import Controller
 from timestepper.controllers.lstm_steps import LSTMSteps
+from timestepper.controllers.standardise import standardised
 
 
 class LSTMController(Controller):
@@ -47,7 +48,7 @@ class LSTMController(Controller):
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
         if self.standardise:
-            averaged = nn.functional.layer_norm(averaged, averaged.shape[1:])
+            averaged = standardised(averaged)
         steps: Tensor = LSTMSteps.apply(
             averaged,
             *(self.project_in.weight, self.project_in.bias),

@@ -14,6 +14,7 @@ TRAINED = {
     "figure4": "accuracy and loss under Gaussian noise on the inputs",
     "figure5": "accuracy against depth, plain and with TSC_LSTM",
     "alternatives": "beyond the paper: time stepping beside what people would use instead",
+    "controllers": "beyond the paper: what a controller does that a smaller start does not",
 }
 """What is trained, as ``recipes/experiments/NAME.yaml`` declares it. The module has
 ``present(scale, planned, outcomes)``."""

@@ -60,24 +60,28 @@ class Group:
     outcomes: dict[str, list[Outcome]]
 
     def difference(
-        self, method: str, value: Callable[[Outcome], float] = lambda outcome: outcome.error
+        self,
+        method: str,
+        value: Callable[[Outcome], float] = lambda outcome: outcome.error,
+        baseline: str = BASELINE,
     ) -> Difference | None:
-        """Compare a method with the plain network, for the seeds that both have.
+        """Compare a method with another one, for the seeds that both have.
 
         Args:
             method: name of the method.
             value: what is compared; by default the test error in percent.
+            baseline: name of the other one; by default the plain network.
 
         Returns:
-            Its values minus the plain network's; None for the plain network itself, and where no
+            The method's values minus the other one's; None for the other one itself, and where no
             seed has both.
         """
         own = {o.planned.seed: value(o) for o in self.outcomes[method]}
-        plain = {o.planned.seed: value(o) for o in self.outcomes.get(BASELINE, ())}
-        seeds = [seed for seed in own if seed in plain]
-        if method == BASELINE or not seeds:
+        others = {o.planned.seed: value(o) for o in self.outcomes.get(baseline, ())}
+        seeds = [seed for seed in own if seed in others]
+        if method == baseline or not seeds:
             return None
-        return difference([own[s] for s in seeds], [plain[s] for s in seeds])
+        return difference([own[s] for s in seeds], [others[s] for s in seeds])
 
 
 def group(scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]) -> list[Group]:

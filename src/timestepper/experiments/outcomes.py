@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,19 +51,29 @@ class Outcome:
         """Average the draws of one deviation, by its place among all, in nats."""
         return float(np.mean([draw[column] for draw in self._noise["loss"]]))
 
+    @property
+    def log10_bound(self) -> float:
+        """Bound of Proposition 1, as log10; NaN where there is none."""
+        bound = _measured(self.planned.bound_file)["log10_bound"]
+        return math.nan if bound is None else float(bound)
+
     @cached_property
     def _noise(self) -> dict[str, Any]:
-        """What was measured under noise, see :class:`~timestepper.robustness.noise.NoiseCurve`.
+        """What was measured under noise, see :class:`~timestepper.robustness.noise.NoiseCurve`."""
+        return _measured(self.planned.noise_file)
 
-        Raises:
-            RunError: the file is broken.
-        """
-        file = self.planned.noise_file
-        try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file} is broken; remove it, and it is measured anew") from error
-        return content
+
+def _measured(file: Path) -> dict[str, Any]:
+    """Read a measurement of a trained network.
+
+    Raises:
+        RunError: the file is broken.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is broken; remove it, and it is measured anew") from error
+    return content
 
 
 def read_outcomes(planned: Sequence[PlannedRun]) -> list[Outcome]:

@@ -32,6 +32,7 @@ class PlannedRun:
         configuration: all settings.
         run: its folder.
         noise: what is measured afterwards.
+        bound: whether the bound of Proposition 1 is computed afterwards.
     """
 
     protocol: str
@@ -41,6 +42,7 @@ class PlannedRun:
     configuration: Configuration
     run: Run
     noise: Noise | None
+    bound: bool = False
 
     @property
     def name(self) -> str:
@@ -60,6 +62,17 @@ class PlannedRun:
         return self.run.folder / f"noise-{digest}.json"
 
     @property
+    def bound_file(self) -> Path:
+        """Where the bound of Proposition 1 is kept."""
+        return self.run.folder / "bound.json"
+
+    @property
+    def unmeasured(self) -> list[Path]:
+        """Files of measurements that are planned and not made yet."""
+        planned = [self.noise_file] * (self.noise is not None) + [self.bound_file] * self.bound
+        return [file for file in planned if not file.exists()]
+
+    @property
     def epochs_done(self) -> int:
         """Epochs that its metrics have."""
         if not self.run.metrics.exists():
@@ -73,7 +86,7 @@ class PlannedRun:
             return "new"
         if not self.run.folded.exists():
             return "started"
-        return "done" if self.noise is None or self.noise_file.exists() else "trained"
+        return "trained" if self.unmeasured else "done"
 
 
 def plan(
@@ -121,7 +134,11 @@ def plan(
                 "which such trainings don't measure; leave it out"
             )
         run = Run(folder / protocol / f"{network.replace('/', '-')}-{method}-{seed}")
-        planned.append(PlannedRun(protocol, label, method, seed, configuration, run, scale.noise))
+        planned.append(
+            PlannedRun(
+                *(protocol, label, method, seed, configuration, run, scale.noise, scale.bound)
+            )
+        )
         _require_same(run, configuration)
     return planned
 
@@ -142,12 +159,15 @@ def _require_same(run: Run, configuration: Configuration) -> None:
 
 
 def _what_matters(configuration: Configuration) -> dict[str, Any]:
-    """Flatten a configuration, without where its files are and what it runs on."""
+    """Flatten a configuration, without where its files are, what it runs on and records."""
     there = configuration.data
     here = DataConfiguration(
         name=there.name, image_size=there.image_size, validation=there.validation
     )
-    return dict(_flat(asdict(replace(configuration, data=here, accelerator="auto"))))
+    stepping = replace(configuration.stepping, explain=False)
+    return dict(
+        _flat(asdict(replace(configuration, stepping=stepping, data=here, accelerator="auto")))
+    )
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -23,6 +23,9 @@ from timestepper.files import write_atomically
 from timestepper.provenance import commit, provenance
 from timestepper.training.interruption import Interrupted, Signals
 from timestepper.training.loop import train
+
+if TYPE_CHECKING:
+    from timestepper.training.trained import Trained
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -115,8 +118,9 @@ def _work(planned: PlannedRun, threads: int) -> None:
         if planned.state in ("new", "started"):
             resume = planned.state == "started"
             train(planned.run, planned.configuration, resume=resume, console=Console(width=120))
-        if planned.state == "trained":
-            write_atomically(planned.noise_file, json.dumps(_measure(planned)).encode())
+        for file in planned.unmeasured:
+            measure = _measure_noise if file == planned.noise_file else _measure_bound
+            write_atomically(file, json.dumps(measure(planned)).encode())
     except (TimestepperError, Interrupted, OSError) as error:
         print(error, flush=True)
         sys.exit(1)
@@ -130,12 +134,11 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _measure(planned: PlannedRun) -> dict[str, Any]:
+def _measure_noise(planned: PlannedRun) -> dict[str, Any]:
     from timestepper.robustness.noise import noise_curve
-    from timestepper.training.trained import load_trained
 
     assert planned.noise is not None
-    trained = load_trained(planned.run, configuration=planned.configuration)
+    trained = _trained(planned)
     curve = noise_curve(
         trained.network,
         trained.images,
@@ -144,8 +147,28 @@ def _measure(planned: PlannedRun) -> dict[str, Any]:
         draws=planned.noise.draws,
     )
     return {
-        "made_by": provenance(trained.fabric.device, command="timestepper reproduce"),
+        **_made_by(trained),
         **asdict(planned.noise),
         "accuracy": curve.accuracy.tolist(),
         "loss": curve.loss.tolist(),
     }
+
+
+def _measure_bound(planned: PlannedRun) -> dict[str, Any]:
+    from timestepper.stability import log10_bound
+
+    trained = _trained(planned)
+    return {
+        **_made_by(trained),
+        "log10_bound": log10_bound(trained.network, trained.some_images(1)),
+    }
+
+
+def _trained(planned: PlannedRun) -> Trained:
+    from timestepper.training.trained import load_trained
+
+    return load_trained(planned.run, configuration=planned.configuration)
+
+
+def _made_by(trained: Trained) -> dict[str, Any]:
+    return {"made_by": provenance(trained.fabric.device, command="timestepper reproduce")}

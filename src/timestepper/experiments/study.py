@@ -79,12 +79,14 @@ class Scale:
         networks: how tables call a network, and its name for :func:`timestepper.networks.create`.
         seeds: number of seeds; they are 0, 1, 2 and so on.
         noise: what is measured of the trained networks beside loss and accuracy.
+        bound: whether the bound of Proposition 1 is computed for them, too.
     """
 
     protocols: tuple[str, ...]
     networks: dict[str, str]
     seeds: int
     noise: Noise | None = None
+    bound: bool = False
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def _add_stepping(parser: ArgumentParser) -> None:
         "--controller",
         type=str | float,
         default="lstm",
-        help="lstm, lstm-standardised, 2fc, indp, or a number for a fixed step size",
+        help="lstm, lstm+, lstm-standardised, 2fc, indp, or a number for a fixed step size",
     )
     parser.add_argument(
         "--reduction",

@@ -5,6 +5,7 @@ from timestepper.stability.measure import (
     Stability,
     StageStability,
     StepStability,
+    log10_bound,
     measure_stability,
 )
 from timestepper.stability.regulariser import StabilityPenalty
@@ -20,6 +21,7 @@ __all__ = [
     "Trajectory",
     "UnrolledNetwork",
     "gradient_flow",
+    "log10_bound",
     "measure_stability",
     "trajectory",
     "unroll",

@@ -204,6 +204,26 @@ def measure_stability(
     )
 
 
+def log10_bound(network: nn.Module, example_input: Tensor) -> float | None:
+    """Compute Proposition 1's bound on the growth of a perturbation of y_0 up to y_D (Eq. 7).
+
+    Args:
+        network: attached, folded or plain, in eval mode; it stays as it is.
+        example_input: an input, ``(1, channels, height, width)`` for images; only its shape, dtype
+            and device matter.
+
+    Returns:
+        log10 of the bound; None where a branch has none.
+
+    Raises:
+        NoBranchError: no residual branch was found.
+        StabilityError: the network is in training mode, or its pass can't be repeated.
+    """
+    unrolled = unroll(network, example_input)
+    bounds = _Bounds(unrolled, unrolled.evaluate(example_input), network)
+    return bounds.between(unrolled.input_state, unrolled.steps[-1].state)
+
+
 def _check(images: Tensor, directions: int, epsilon: float) -> None:
     if not len(images):
         raise StabilityError("no image was given: stability is measured at inputs")

@@ -48,9 +48,10 @@ def attach(
 
     Args:
         network: any network with residual branches.
-        controller: ``"lstm"``, ``"lstm-standardised"``, ``"2fc"``, ``"indp"``, a fixed step size,
-            or a factory ``(depth, features, channels, hidden)`` of modules that map averaged
-            weights ``(depth, features)`` to positive step sizes ``(depth, channels)``.
+        controller: ``"lstm"`` (the paper's), ``"lstm+"``, ``"lstm-standardised"``, ``"2fc"``,
+            ``"indp"``, a fixed step size, or a factory ``(depth, features, channels, hidden)`` of
+            modules that map averaged weights ``(depth, features)`` to positive step sizes
+            ``(depth, channels)``.
         example_input: what one forward pass needs, a tensor or a tuple of positional arguments;
             see :func:`find_branches`.
         branches: the branches, instead of having them found.

@@ -41,8 +41,8 @@ class SteppingConfiguration:
     """What sets the step sizes.
 
     Args:
-        controller: lstm, lstm-standardised, 2fc, indp, a number for a fixed step size, or none for
-            the plain network.
+        controller: lstm (the paper's), lstm+, lstm-standardised, 2fc, indp, a number for a fixed
+            step size, or none for the plain network.
         reduction: r, the controllers are C/r wide; by default 4, for bottlenecks 8.
         explain: record at the start and after each epoch what the step sizes depend on.
     """

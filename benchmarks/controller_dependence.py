@@ -1,0 +1,85 @@
+"""What controllers' step sizes depended on through trainings: channel, position or weights.
+
+Reads runs that were trained with ``--stepping.explain true``, prints start and end of each stage in
+the mean over runs with the same controller, and writes every epoch of every run.
+
+    python benchmarks/controller_dependence.py RUN [RUN ...] --output FILE.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from timestepper.files import write_atomically
+from timestepper.provenance import provenance
+from timestepper.training.explanations import read_explanations
+from timestepper.training.run import Run
+
+QUANTITIES = ("deviation", "channel", "position", "weights", "own", "earlier")
+COLUMNS = ("network", "controller", "seed", "stage", "epoch", *QUANTITIES)
+
+Row = dict[str, str | int | float]
+
+
+def rows_of(run: Run) -> Iterator[Row]:
+    """Give what a run has recorded, a row for each stage and epoch; epoch 0 is the start."""
+    configuration = run.read_configuration()
+    for epoch, stages in enumerate(read_explanations(run.explanation)):
+        for stage, explanation in stages.items():
+            yield {
+                "network": configuration.network.name,
+                "controller": str(configuration.stepping.controller),
+                "seed": configuration.seed,
+                "stage": stage,
+                "epoch": epoch,
+                **{name: getattr(explanation, name) for name in QUANTITIES},
+            }
+
+
+def tabulate(rows: list[Row]) -> Table:
+    """Average start and end of each controller and stage over runs."""
+    table = Table(title="what step sizes depend on")
+    for heading in ("controller", "stage", "epoch", "n", *QUANTITIES):
+        table.add_column(heading)
+    last = max(int(row["epoch"]) for row in rows)
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        if row["epoch"] in (0, last):
+            key = str(row["controller"]), str(row["stage"]), int(row["epoch"])
+            groups.setdefault(key, []).append(row)
+    for (controller, stage, epoch), members in sorted(groups.items()):
+        means = [statistics.mean(float(row[name]) for row in members) for name in QUANTITIES]
+        cells = [f"{mean:.2g}" for mean in means]
+        table.add_row(controller, stage, str(epoch), str(len(members)), *cells)
+    return table
+
+
+def main() -> None:
+    """Read, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--output", type=Path, help="CSV file to write")
+    options = parser.parse_args()
+    rows = [row for folder in options.runs for row in rows_of(Run(folder))]
+    Console().print(tabulate(rows))
+    if options.output:
+        text = io.StringIO(newline="")
+        text.writelines(f"# {line}\n" for line in provenance())
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(options.output, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    main()

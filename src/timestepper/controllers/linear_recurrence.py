@@ -1,0 +1,66 @@
+"""lstm+: step sizes that depend on the weights, by a recurrence without a loop."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from timestepper.controllers.base import Controller
+from timestepper.controllers.standardise import standardised
+
+
+class LinearRecurrenceController(Controller):
+    """A recurrence along the blocks of a stage that is linear in its state.
+
+        u_d = w̄_d, brought to zero mean and length 1
+        x_d = tanh(W_in u_d + b_in)
+        h_d = a ⊙ h_{d-1} + (1 - a) ⊙ x_d,   h_{-1} = 0
+        Δt_d = σ(W_out h_d + b_out)
+
+    The paper's LSTM ends as a constant (``results/controllers.md``). Two things keep this one from
+    it: its input has length 1, whatever the scale and the number of the weights, so that a step of
+    SGD neither leaves W_in as it is nor throws its outputs into saturation; and the weights
+    have their say from the start, W_out being large enough that blocks differ by about 0.1.
+
+    A recurrence without nonlinearity (Martin and Cundy 2018, arXiv:1709.04057) passes gradients
+    along any depth, and is one product with a lower triangular matrix for all blocks together. The
+    decays a in (0, 1) are learned and start at memories of one block to the whole stage. Step
+    sizes start around ``1 / sqrt(depth)``, with which a stage adds to its input as much variance
+    as the input has, whatever the depth.
+
+    Args:
+        depth: number of blocks L_b in the stage.
+        features: length of w̄_d.
+        channels: C_b.
+        hidden: C_b / r.
+    """
+
+    lags: Tensor
+
+    def __init__(self, depth: int, features: int, channels: int, hidden: int) -> None:
+        super().__init__(depth, features, channels, hidden)
+        self.project_in = nn.Linear(features, hidden)
+        self.project_out = nn.Linear(hidden, channels)
+        nn.init.normal_(self.project_in.weight, std=math.sqrt(2))
+        nn.init.zeros_(self.project_in.bias)
+        nn.init.normal_(self.project_out.weight, std=1 / math.sqrt(hidden))
+        start = 0.5 if depth == 1 else depth**-0.5
+        nn.init.constant_(self.project_out.bias, math.log(start / (1 - start)))
+        # σ(decay) = exp(-1 / memory)
+        memories = torch.logspace(0, 1, hidden, base=max(depth, 2))
+        self.decay = nn.Parameter(-torch.expm1(1 / memories).log())
+        blocks = torch.arange(depth, dtype=torch.get_default_dtype())
+        self.register_buffer("lags", (blocks[:, None] - blocks).clamp(min=0), persistent=False)
+
+    def forward(self, averaged: Tensor) -> Tensor:
+        """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
+        x = self.project_in(standardised(averaged) / math.sqrt(self.features)).tanh()
+        log_decay = nn.functional.logsigmoid(self.decay)
+        # What block j adds is still there at block d by a^(d - j): (hidden, depth, depth).
+        kept = (log_decay[:, None, None] * self.lags).exp().tril()
+        added = -torch.expm1(log_decay) * x
+        h = torch.bmm(kept, added.t()[..., None])[..., 0].t()
+        steps: Tensor = self.project_out(h).sigmoid()
+        return steps
