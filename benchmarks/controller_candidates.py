@@ -362,6 +362,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/controller-candidates"))
     parser.add_argument("--data-dir", help="CIFAR-10 as class folders of images")
+    parser.add_argument("--no-training", action="store_true", help="tabulate what is done")
     parser.add_argument("--output", type=Path, help="CSV file to write")
     options = parser.parse_args()
     made_by = provenance()
@@ -371,7 +372,7 @@ def main() -> None:
         for name in options.methods
     ]
     try:
-        for each, failure in carry_out(planned, options.jobs):
+        for each, failure in carry_out([] if options.no_training else planned, options.jobs):
             print(each.run.folder.name, failure or "done", flush=True)
     except Interrupted as stop:
         sys.exit(str(stop))
