@@ -245,20 +245,20 @@ METHODS = {
     "root-gamma": Method("last γ from 1/√L", "none", "root_gamma"),
     "lstm": Method("TSC_LSTM (the paper's)", "lstm"),
     "lstm-plus": Method("lstm+", "lstm+"),
-    "lstm-plus-rate": Method("lstm+, learning rate × 10", fast_lstm_plus),
-    "standardised": Method("LSTM, standardised input, position", {}),
-    "range": Method("the same, step sizes in (0, 2)", {"top": 2.0}),
-    "rate": Method("the same, learning rate × 10", FAST),
-    "root": Method("the same, from 1/√L", FROM_ROOT),
-    "root-rate": Method("the same, from 1/√L, learning rate × 10", FROM_ROOT | FAST),
-    "linear": Method("linear recurrence, from 1/√L", FROM_ROOT | LINEAR),
-    "linear-rate": Method("the same, learning rate × 10", FROM_ROOT | LINEAR | FAST),
-    "norms": Method("the same, and spectral norms", FROM_ROOT | LINEAR | FAST | {"norms": True}),
-    "attention": Method(
-        "attention, from 1/√L, learning rate × 10", FROM_ROOT | FAST | {"unit": Attention}
+    "lstm-plus-rate": Method("lstm+, rate × 10", fast_lstm_plus),
+    "standardised": Method("LSTM, standardised", {}),
+    "range": Method("LSTM, standardised, in (0, 2)", {"top": 2.0}),
+    "rate": Method("LSTM, standardised, rate × 10", FAST),
+    "root": Method("LSTM, standardised, from 1/√L", FROM_ROOT),
+    "root-rate": Method("LSTM, standardised, from 1/√L, rate × 10", FROM_ROOT | FAST),
+    "linear": Method("gated linear, from 1/√L", FROM_ROOT | LINEAR),
+    "linear-rate": Method("gated linear, from 1/√L, rate × 10", FROM_ROOT | LINEAR | FAST),
+    "norms": Method(
+        "gated linear, from 1/√L, rate × 10, norms", FROM_ROOT | LINEAR | FAST | {"norms": True}
     ),
+    "attention": Method("attention, from 1/√L, rate × 10", FROM_ROOT | FAST | {"unit": Attention}),
     "half-gamma-rate": Method(
-        "last γ from 0.5, LSTM in (0, 2) from 1, learning rate × 10",
+        "γ from 0.5, LSTM in (0, 2) from 1, rate × 10",
         FAST | {"start": 1.0, "top": 2.0},
         "half_gamma",
     ),

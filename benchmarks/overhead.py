@@ -1,9 +1,9 @@
 """Training-step time of a network with step sizes over the plain network.
 
-Three networks take turns in one process: plain, attached (LSTM controller), and a literal version
-of the paper: one LSTM cell call for each block and a product over the feature map. It prints
-medians over rounds of the ratios within a round; ``--output`` writes them as CSV with what made
-them. The process keeps the memory it was given, see :func:`keep_memory`.
+Three networks take turns in one process: plain, attached (by default with the LSTM controller),
+and a literal version of the paper: one LSTM cell call for each block and a product over the feature
+map. It prints medians over rounds of the ratios within a round; ``--output`` writes them as CSV
+with what made them. The process keeps the memory it was given, see :func:`keep_memory`.
 
     python benchmarks/overhead.py --output results/overhead.csv
 """
@@ -128,7 +128,9 @@ def make_step(network: nn.Module, images: Tensor, bfloat16: bool) -> Callable[[]
     return step
 
 
-def measure(case: str, rounds: int, device: torch.device, bfloat16: bool) -> dict[str, float]:
+def measure(
+    case: str, controller: str, rounds: int, device: torch.device, bfloat16: bool
+) -> dict[str, float]:
     """Time the three networks in turn.
 
     Returns:
@@ -142,7 +144,7 @@ def measure(case: str, rounds: int, device: torch.device, bfloat16: bool) -> dic
         plain = networks.create(name)
         sides = {
             "plain": plain,
-            "attached": timestepper.attach(copy.deepcopy(plain)),
+            "attached": timestepper.attach(copy.deepcopy(plain), controller),
             "literal": make_literal(copy.deepcopy(plain)),
         }
         steps = {
@@ -174,6 +176,7 @@ def main() -> None:
     """Measure every case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--controller", default="lstm", help="of the attached network")
     parser.add_argument("--rounds", type=int, default=48, help="timed steps of each network")
     parser.add_argument("--bfloat16", action="store_true", help="under bfloat16 autocast")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -182,8 +185,20 @@ def main() -> None:
     keep_memory()
     rows = []
     for case in arguments.cases:
-        figures = measure(case, arguments.rounds, arguments.device, arguments.bfloat16)
-        rows.append({"network": case, **{key: f"{x:.4g}" for key, x in figures.items()}})
+        figures = measure(
+            case,
+            arguments.controller,
+            arguments.rounds,
+            arguments.device,
+            arguments.bfloat16,
+        )
+        rows.append(
+            {
+                "network": case,
+                "controller": arguments.controller,
+                **{key: f"{x:.4g}" for key, x in figures.items()},
+            }
+        )
         print(*rows[-1].values(), flush=True)
     table = Table(title="training step: time over the plain network's")
     for column in rows[0]:
