@@ -12,12 +12,14 @@ import argparse
 import csv
 import io
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from timestepper.errors import TimestepperError
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.training.explanations import read_explanations
@@ -70,7 +72,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, help="CSV file to write")
     options = parser.parse_args()
-    rows = [row for folder in options.runs for row in rows_of(Run(folder))]
+    try:
+        rows = [row for folder in options.runs for row in rows_of(Run(folder))]
+    except TimestepperError as error:
+        sys.exit(str(error))
     Console().print(tabulate(rows))
     if options.output:
         text = io.StringIO(newline="")
