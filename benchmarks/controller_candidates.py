@@ -1,10 +1,11 @@
 """What could make a better controller: candidates beside each other, by validation accuracy.
 
-Trains a CIFAR ResNet-56 with each by the recipe ``quick-cifar10``, with 5,000 training images held
-out, and prints the accuracy on those and the difference from a plain network whose last γ starts
-at 0.5. That network computes at its start what a fresh time-stepped one does, so that only what is
-beyond it can be control. Finished trainings in ``--runs`` are not made again; each records
-what its step sizes depend on.
+Trains a CIFAR ResNet-56 with each by the recipe ``quick-cifar10``, with 5,000 training images
+held out, and prints the accuracy on those and the difference from a plain network whose last γ
+starts at 0.5. That network computes at its start what a fresh TSC_LSTM does, so that only what is
+beyond it can be control; candidates that start from 1/√L have their like in a γ that starts
+there. Finished trainings in ``--runs`` are not made again; each records what its step sizes
+depend on.
 
     python benchmarks/controller_candidates.py --data-dir DIR --jobs 2 --output FILE.csv
 """
@@ -31,9 +32,10 @@ from timestepper.controllers import (
     ControllerFactory,
     LinearRecurrenceController,
 )
+from timestepper.experiments.method_comparison import difference_cells, half_width
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.runner import carry_out
-from timestepper.experiments.statistics import Estimate, difference, estimate
+from timestepper.experiments.statistics import difference, estimate
 from timestepper.files import write_atomically
 from timestepper.networks import residual_variants
 from timestepper.provenance import provenance
@@ -342,14 +344,12 @@ def tabulate(found: dict[str, dict[int, float]]) -> ResultTable:
         cells: tuple[Cell, ...] = (math.nan,) * 3
         if name != MARK and common:
             gain = difference([accuracies[s] for s in common], [found[MARK][s] for s in common])
-            cells = (gain.estimate.mean, _half(gain.estimate), gain.p)
+            cells = difference_cells(gain)
         each = " ".join(f"{accuracy:.2f}" for accuracy in accuracies.values())
-        rows.append((METHODS[name].label, len(accuracies), each, mean.mean, _half(mean), *cells))
+        rows.append(
+            (METHODS[name].label, len(accuracies), each, mean.mean, half_width(mean), *cells)
+        )
     return ResultTable("validation accuracy", COLUMNS, rows, ())
-
-
-def _half(found: Estimate) -> float:
-    return (found.high - found.low) / 2
 
 
 def main() -> None:

@@ -96,6 +96,14 @@ def test_linear_recurrence_starts_around_one_over_the_root_of_depth(depth):
     assert steps.mean().item() == pytest.approx(start, rel=0.15)
 
 
+def test_all_that_linear_recurrence_needs_is_in_its_state(averaged):
+    module = LinearRecurrenceController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    other = LinearRecurrenceController(DEPTH, FEATURES, CHANNELS, HIDDEN).double()
+    other = other.to("meta").to_empty(device="cpu")
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(averaged), module(averaged))
+
+
 def test_linear_recurrence_looks_back_over_any_depth():
     """The first block's weights still count at the last one, where an LSTM has forgotten them."""
     depth, sensitivity = 168, {}

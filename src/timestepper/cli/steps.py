@@ -66,8 +66,13 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
 def _explain(run: Run, trained: Trained, path: Path) -> None:
     """Explain the start, the checkpoint, and what was recorded between them."""
     end = explain(trained.network)
-    if run.explanation.exists():
+    if trained.configuration.stepping.explain:
         recorded = read_explanations(run.explanation)
+        if any(epoch.keys() != end.keys() for epoch in recorded):
+            raise RunError(
+                f"{run.explanation} belongs to another network; "
+                f"timestepper train --resume {run.folder} writes it anew"
+            )
     else:
         start = build_network(trained.configuration, trained.images).to(trained.fabric.device)
         recorded = [explain(start)]

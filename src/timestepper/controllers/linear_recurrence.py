@@ -22,13 +22,14 @@ class LinearRecurrenceController(Controller):
     The paper's LSTM ends as a constant (``results/controllers.md``). Two things keep this one from
     it: its input has length 1, whatever the scale and the number of the weights, so that a step of
     SGD neither leaves W_in as it is nor throws its outputs into saturation; and the weights
-    have their say from the start, W_out being large enough that blocks differ by about 0.1.
+    have their say from the start, W_out being large enough that blocks differ (standard deviation
+    about 0.05).
 
     A recurrence without nonlinearity (Martin and Cundy 2018, arXiv:1709.04057) passes gradients
     along any depth, and is one product with a lower triangular matrix for all blocks together. The
     decays a in (0, 1) are learned and start at memories of one block to the whole stage. Step
-    sizes start around ``1 / sqrt(depth)``, with which a stage adds to its input as much variance
-    as the input has, whatever the depth.
+    sizes start around ``1 / sqrt(depth)`` (0.5 in a stage of one block): branches that end in a
+    norm then add a variance of 1 to a stage's input, whatever its depth.
 
     Args:
         depth: number of blocks L_b in the stage.
@@ -36,8 +37,6 @@ class LinearRecurrenceController(Controller):
         channels: C_b.
         hidden: C_b / r.
     """
-
-    lags: Tensor
 
     def __init__(self, depth: int, features: int, channels: int, hidden: int) -> None:
         super().__init__(depth, features, channels, hidden)
@@ -51,15 +50,15 @@ class LinearRecurrenceController(Controller):
         # σ(decay) = exp(-1 / memory)
         memories = torch.logspace(0, 1, hidden, base=max(depth, 2))
         self.decay = nn.Parameter(-torch.expm1(1 / memories).log())
-        blocks = torch.arange(depth, dtype=torch.get_default_dtype())
-        self.register_buffer("lags", (blocks[:, None] - blocks).clamp(min=0), persistent=False)
 
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
         x = self.project_in(standardised(averaged) / math.sqrt(self.features)).tanh()
         log_decay = nn.functional.logsigmoid(self.decay)
         # What block j adds is still there at block d by a^(d - j): (hidden, depth, depth).
-        kept = (log_decay[:, None, None] * self.lags).exp().tril()
+        blocks = torch.arange(self.depth, device=averaged.device)
+        lags = (blocks[:, None] - blocks).clamp(min=0)
+        kept = (log_decay[:, None, None] * lags).exp().tril()
         added = -torch.expm1(log_decay) * x
         h = torch.bmm(kept, added.t()[..., None])[..., 0].t()
         steps: Tensor = self.project_out(h).sigmoid()

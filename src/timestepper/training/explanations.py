@@ -63,11 +63,11 @@ def read_explanations(path: Path) -> Explanations:
     """Read explanations back.
 
     Raises:
-        RunError: the file is missing, broken or another one.
+        RunError: the file is missing or broken.
     """
     try:
         with safe_open(path, "pt") as file:
-            blocks = json.loads(file.metadata()["blocks"])
+            blocks = dict(json.loads(file.metadata()["blocks"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return [
             {
@@ -78,9 +78,12 @@ def read_explanations(path: Path) -> Explanations:
                 )
                 for stage, names in blocks.items()
             }
-            for epoch in range(len(next(iter(tensors.values()))))
+            for epoch in range(len(tensors[f"{next(iter(blocks))}/deviation"]))
         ]
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (
+        *(OSError, SafetensorError, LookupError, TypeError, ValueError),
+        *(StopIteration, RuntimeError),
+    ) as error:
         raise RunError(
             f"{path} is missing or broken; only runs with stepping.explain have one, and "
             f"timestepper train --resume {path.parent} writes it anew"
