@@ -230,6 +230,13 @@ class Method:
     variant: str = "plain"
 
 
+def lstm_plus_from_half(*sizes: int) -> nn.Module:
+    """Build ``lstm+`` with step sizes that start around 0.5."""
+    controller = LinearRecurrenceController(*sizes)
+    nn.init.zeros_(controller.project_out.bias)
+    return controller
+
+
 def fast_lstm_plus(*sizes: int) -> nn.Module:
     """Build ``lstm+`` with ten times the network's learning rate."""
     controller = LinearRecurrenceController(*sizes)
@@ -247,6 +254,7 @@ METHODS = {
     "root-gamma": Method("last γ from 1/√L", "none", "root_gamma"),
     "lstm": Method("TSC_LSTM (the paper's)", "lstm"),
     "lstm-plus": Method("lstm+", "lstm+"),
+    "lstm-plus-half": Method("lstm+, from 0.5", lstm_plus_from_half),
     "lstm-plus-rate": Method("lstm+, rate × 10", fast_lstm_plus),
     "standardised": Method("LSTM, standardised", {}),
     "range": Method("LSTM, standardised, in (0, 2)", {"top": 2.0}),
