@@ -123,7 +123,22 @@ def test_standardised_controllers_see_weights_of_any_scale(averaged, name):
     steps = module(averaged)
     # Averages of a wide layer's fresh weights: standard deviations below 1e-3.
     torch.testing.assert_close(module(1e-4 * averaged + 1), steps, rtol=1e-3, atol=0)
-    assert torch.isfinite(module(torch.zeros_like(averaged))).all()
+
+
+@pytest.mark.parametrize("name", ["lstm+", "lstm-standardised"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_are_all_equal_say_nothing(averaged, name, dtype):
+    module = get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN).to(dtype)
+    weights = averaged.to(dtype)
+    weights[0] = 0
+    # What averages of equal weights differ by: rounding.
+    weights[2] = 0.1 + torch.finfo(dtype).eps * weights[2].sign() / 10
+    weights.requires_grad_()
+    steps = module(weights)
+    assert torch.isfinite(steps).all()
+    steps.sum().backward()
+    assert not weights.grad[[0, 2]].any()
+    assert weights.grad[[1, 3, 4]].any()
 
 
 def test_two_layer_is_its_formula(averaged):

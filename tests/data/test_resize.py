@@ -7,6 +7,7 @@ from PIL import Image
 
 from timestepper.data import load
 from timestepper.data.resize import resize
+from timestepper.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +55,8 @@ def test_a_data_set_at_another_size(side, padding):
     assert data.train.augmentation.padding == padding
     if side == 8:
         assert data.fingerprint() == whole.fingerprint()
+
+
+def test_more_than_the_memory_is_refused():
+    with pytest.raises(DataError, match=r"take 20,000,000 GB, more than this machine has memory"):
+        resize(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 10**8)

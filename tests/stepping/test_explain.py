@@ -265,6 +265,37 @@ def test_it_does_not_matter_where_it_is_called(surroundings):
     torch.testing.assert_close(found.sensitivity, expected.sensitivity)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_of_low_precision_are_explained_in_float32(dtype):
+    network = attached("lstm+").to(dtype)
+    found = timestepper.explain(network)["layer2"]
+    expected = timestepper.explain(network.float())["layer2"]
+    assert found.weights > 0.1
+    # The averages of the weights are rounded to the network's precision.
+    assert shares(found) == pytest.approx(shares(expected), rel=0.05)
+    assert found.sensitivity.dtype == torch.float32
+
+
+class Keeping(nn.Module):
+    """A controller that keeps what it said last."""
+
+    def __init__(self, depth, features, channels, hidden):
+        super().__init__()
+        self.linear = nn.Linear(features, channels)
+
+    def forward(self, averaged):
+        self.last = self.linear(averaged).sigmoid()
+        return self.last
+
+
+def test_controllers_that_cannot_be_copied():
+    network = attached(Keeping)
+    timestepper.explain(network)
+    network(torch.randn(1, 3, 32, 32))
+    with pytest.raises(ExplanationError, match="controller of stage layer1 can't be copied; let"):
+        timestepper.explain(network)
+
+
 def test_stages_of_one_block_are_left_out():
     network = create("cifar_resnet20")
     branches = timestepper.find_branches(network, torch.zeros(1, 3, 32, 32))
@@ -284,3 +315,5 @@ def test_refusals():
         timestepper.explain(network)
     with pytest.raises(ExplanationError, match=r"all step sizes are fixed at 0\.1; take"):
         timestepper.explain(attached(0.1))
+    with pytest.raises(ExplanationError, match="nothing to explain on the meta device"):
+        timestepper.explain(attached("lstm").to("meta"))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 SMALLEST_VARIANCE = 1e-12
 """Averages of wide layers' weights have variances of 1e-6: what is added to them must be less."""
+ROUNDING = 8
+"""Weights that differ by no more than so many units of rounding count as equal."""
 
 
 def standardised(averaged: Tensor) -> Tensor:
     """Bring each block's averaged weights to zero mean and unit variance.
 
     Args:
-        averaged: w̄, ``(depth, features)``; rows whose values are all equal become zeros.
+        averaged: w̄, ``(depth, features)``. A row whose values are all equal (a convolution that
+            starts at zero, say) becomes zeros and gets no gradient: there is no direction in it,
+            and dividing by its standard deviation would blow up rounding.
     """
-    return nn.functional.layer_norm(averaged, averaged.shape[1:], eps=SMALLEST_VARIANCE)
+    rows = averaged.detach()
+    rounding = ROUNDING * torch.finfo(rows.dtype).eps * rows.abs().amax(1, keepdim=True)
+    varies = rows.std(1, correction=0, keepdim=True) > rounding
+    normed = torch.nn.functional.layer_norm(averaged, averaged.shape[1:], eps=SMALLEST_VARIANCE)
+    return torch.where(varies, normed, 0.0)
