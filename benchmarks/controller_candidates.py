@@ -1,13 +1,14 @@
 """What could make a better controller: candidates beside each other, by validation accuracy.
 
-Trains a CIFAR ResNet-56 with each by the recipe ``quick-cifar10``, with 5,000 training images
-held out, and prints the accuracy on those and the difference from a plain network whose last γ
-starts at 0.5. That network computes at its start what a fresh TSC_LSTM does, so that only what is
-beyond it can be control; candidates that start from 1/√L have their like in a γ that starts
-there. Finished trainings in ``--runs`` are not made again; each records what its step sizes
-depend on.
+Trains a CIFAR ResNet with each, with training images held out, and prints the accuracy on those
+and the difference from a plain network whose last γ starts at 0.5. That network computes at its
+start what a fresh TSC_LSTM does, so that only what is beyond it can be control; candidates that
+start from 1/√L have their like in a γ that starts there. Finished trainings in ``--runs`` are not
+made again; each records what its step sizes depend on.
 
     python benchmarks/controller_candidates.py --data-dir DIR --jobs 2 --output FILE.csv
+    python benchmarks/controller_candidates.py --recipe quick-digits --network cifar_resnet290
+        --held-out 288 --seeds 5 --methods plain half-gamma lstm lstm-plus --runs DIR --jobs 2
 """
 
 from __future__ import annotations
@@ -46,9 +47,6 @@ from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import overlaid, packaged_recipe, read_configuration
 from timestepper.training.run import Run
 
-RECIPE = "quick-cifar10"
-NETWORK = "cifar_resnet56"
-HELD_OUT = 5000
 MARK = "half-gamma"
 
 
@@ -303,22 +301,23 @@ for name, method in METHODS.items():
         CONTROLLERS[f"candidate-{name}"] = method.controller
 
 
-def planned_run(name: str, seed: int, folder: Path, data_dir: str | None) -> PlannedRun:
+def planned_run(name: str, seed: int, options: argparse.Namespace) -> PlannedRun:
     """Plan a training."""
     method = METHODS[name]
     controller = method.controller
     settings = {
         "seed": seed,
-        "network": {"name": NETWORK, "options": {"variant": method.variant}},
+        "network": {"name": options.network, "options": {"variant": method.variant}},
         "stepping": {
             "controller": controller if isinstance(controller, str) else f"candidate-{name}",
             "explain": controller != "none",
         },
-        "data": {"data_dir": data_dir, "validation": HELD_OUT},
+        "data": {"data_dir": options.data_dir, "validation": options.held_out},
     }
-    configuration = overlaid(read_configuration(packaged_recipe(RECIPE)), settings, name)
-    run = Run(folder / f"{name}-{seed}")
-    return PlannedRun(RECIPE, NETWORK, name, seed, configuration, run, None)
+    recipe = read_configuration(packaged_recipe(options.recipe))
+    configuration = overlaid(recipe, settings, name)
+    run = Run(options.runs / f"{name}-{seed}")
+    return PlannedRun(options.recipe, options.network, name, seed, configuration, run, None)
 
 
 def validation_accuracy(run: Run) -> float:
@@ -365,6 +364,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--recipe", default="quick-cifar10")
+    parser.add_argument("--network", default="cifar_resnet56", help="one of the CIFAR ResNets")
+    parser.add_argument("--held-out", type=int, default=5000, metavar="IMAGES")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
@@ -375,7 +377,7 @@ def main() -> None:
     options = parser.parse_args()
     made_by = provenance()
     planned = [
-        planned_run(name, seed, options.runs, options.data_dir)
+        planned_run(name, seed, options)
         for seed in range(options.seeds)
         for name in options.methods
     ]

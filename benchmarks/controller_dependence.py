@@ -1,7 +1,7 @@
 """What controllers' step sizes depended on through trainings: channel, position or weights.
 
 Reads runs that were trained with ``--stepping.explain true``, prints start and end of each stage in
-the mean over runs with the same controller, and writes every epoch of every run.
+the mean over runs of the same network and controller, and writes every epoch of every run.
 
     python benchmarks/controller_dependence.py RUN [RUN ...] --output FILE.csv
 """
@@ -47,20 +47,21 @@ def rows_of(run: Run) -> Iterator[Row]:
 
 
 def tabulate(rows: list[Row]) -> Table:
-    """Average start and end of each controller and stage over runs."""
+    """Average each network's, controller's and stage's start and end over runs."""
     table = Table(title="what step sizes depend on")
-    for heading in ("controller", "stage", "epoch", "n", *QUANTITIES):
+    keys = ("network", "controller", "stage", "epoch")
+    for heading in (*keys, "n", *QUANTITIES):
         table.add_column(heading)
-    last = max(int(row["epoch"]) for row in rows)
-    groups: dict[tuple[str, str, int], list[Row]] = {}
+    last: dict[tuple[str, str], int] = {}
     for row in rows:
-        if row["epoch"] in (0, last):
-            key = str(row["controller"]), str(row["stage"]), int(row["epoch"])
-            groups.setdefault(key, []).append(row)
-    for (controller, stage, epoch), members in sorted(groups.items()):
+        last[str(row["network"]), str(row["controller"])] = int(row["epoch"])
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row["epoch"] in (0, last[str(row["network"]), str(row["controller"])]):
+            groups.setdefault(tuple(str(row[key]) for key in keys), []).append(row)
+    for key, members in sorted(groups.items()):
         means = [statistics.mean(float(row[name]) for row in members) for name in QUANTITIES]
-        cells = [f"{mean:.2g}" for mean in means]
-        table.add_row(controller, stage, str(epoch), str(len(members)), *cells)
+        table.add_row(*key, str(len(members)), *(f"{mean:.2g}" for mean in means))
     return table
 
 

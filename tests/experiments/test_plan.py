@@ -116,11 +116,20 @@ def test_an_experiment_that_holds_images_out_is_refused(monkeypatch):
         plan(("careful",), SMOKE, RUNS, None)
 
 
-def test_where_files_are_and_what_it_runs_on_and_records_does_not_matter():
+def test_where_files_are_and_what_it_runs_on_does_not_matter():
     planned = plan(("tsc-lstm",), SMOKE, RUNS, "here")
-    recorded = dataclasses.replace(planned[0].configuration.stepping, explain=True)
-    created(planned[0], accelerator="cpu", stepping=recorded)
+    created(planned[0], accelerator="cpu")
     assert plan(("tsc-lstm",), SMOKE, RUNS, "there")[0].state == "started"
+
+
+def test_what_a_finished_run_recorded_besides_does_not_matter():
+    planned = plan(("tsc-lstm",), SMOKE, RUNS, None)
+    recorded = dataclasses.replace(planned[0].configuration.stepping, explain=True)
+    created(planned[0], stepping=recorded)
+    with pytest.raises(RunError, match=r"made with stepping\.explain True, and the plan has False"):
+        plan(("tsc-lstm",), SMOKE, RUNS, None)
+    planned[0].run.folded.touch()
+    assert plan(("tsc-lstm",), SMOKE, RUNS, None)[0].state == "done"
 
 
 def test_states(tmp_path):

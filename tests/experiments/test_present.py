@@ -12,7 +12,7 @@ import pytest
 from made import make_run, make_steps
 from scipy import stats
 
-from timestepper.errors import RunError
+from timestepper.errors import ConfigurationError, RunError
 from timestepper.experiments import (
     alternatives,
     controllers,
@@ -161,12 +161,12 @@ def test_figure4_averages_draws_and_pairs_seeds():
 
 
 def test_controllers_are_measured_against_half_gamma():
-    scale = dataclasses.replace(ONE, noise=Noise((0.3,), 2), bound=True)
+    scale = dataclasses.replace(ONE, noise=Noise((0.0, 0.3), 2), bound=True)
     accuracy = {"half-gamma": (0.90, 0.92, 0.91), "lstm-plus": (0.93, 0.94, 0.95)}
     planned = made(scale, accuracy)
     for each in planned:
-        after = 1 + each.seed + (2.0 if each.method == "half-gamma" else 1 + each.seed / 10)
-        each.noise_file.write_text(json.dumps({"loss": [[after], [after + 0.2]]}))
+        after = 4.0 if each.method == "half-gamma" else 3 + each.seed / 10
+        each.noise_file.write_text(json.dumps({"loss": [[1.0, after], [1.2, after + 0.4]]}))
         bound = None if each.method == "half-gamma" else 30 + each.seed
         each.bound_file.write_text(json.dumps({"log10_bound": bound}))
     mark, plus = rows(controllers.present(scale, planned, read_outcomes(planned)))
@@ -179,6 +179,12 @@ def test_controllers_are_measured_against_half_gamma():
     assert plus["noise_difference_interval"] == pytest.approx(T * 0.1 / math.sqrt(3), rel=1e-6)
     assert plus["log10_bound"] == pytest.approx(31)
     assert plus["log10_bound_interval"] == pytest.approx(T / math.sqrt(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("experiment", [controllers, figure4])
+def test_what_measures_noise_needs_it(experiment):
+    with pytest.raises(ConfigurationError, match="give its recipe"):
+        experiment.present(ONE, [], [])
 
 
 def test_table4_shows_start_end_and_the_paper():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from timestepper.errors import ConfigurationError
 from timestepper.experiments.method_comparison import (
     STATISTICS,
     difference_cells,
@@ -53,7 +54,11 @@ def present(
     scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
 ) -> ResultFigure:
     """Tabulate errors, losses under noise and bounds, and draw the errors' differences."""
+    if scale.noise is None or not scale.bound:
+        raise ConfigurationError("controllers needs noise and bound; give its recipe both")
     labels = read_methods()
+    last = len(scale.noise.deviations) - 1
+    growth = partial(Outcome.growth_under_noise, column=last)
     rows: list[tuple[Cell, ...]] = []
     drawn: dict[str, dict[str, Interval]] = {}
     for each in group(scale, planned, outcomes):
@@ -63,35 +68,24 @@ def present(
             if compared is not None:
                 found = compared.estimate
                 differences[labels[method].label] = (found.mean, found.low, found.high)
-            growth: tuple[float, ...] = (math.nan,) * 3
-            if scale.noise is not None:
-                value = partial(_growth, column=len(scale.noise.deviations) - 1)
-                growth = difference_cells(each.difference(method, value, MARK))
             rows.append(
                 (
                     *(each.title, labels[method].label, len(of_method)),
                     *_mean(of_method, lambda outcome: outcome.error),
                     *difference_cells(compared),
-                    *growth,
-                    *_mean(of_method if scale.bound else (), lambda outcome: outcome.log10_bound),
+                    *difference_cells(each.difference(method, growth, MARK)),
+                    *_mean(of_method, lambda outcome: outcome.log10_bound),
                 )
             )
-    noise = ""
-    if scale.noise is not None:
-        noise = (
-            "Noise: how much the loss (nats) grows under Gaussian noise of standard deviation "
-            f"{scale.noise.deviations[-1]:g} on the normalised test images, means over "
-            f"{scale.noise.draws} draws."
-        )
-    said = (*notes(scale, planned, outcomes), STATISTICS, *NOTES, *filter(None, [noise]))
+    noise = (
+        "Noise: how much the loss (nats) grows under Gaussian noise of standard deviation "
+        f"{scale.noise.deviations[last]:g} on the normalised test images, means over "
+        f"{scale.noise.draws} draws."
+    )
+    said = (*notes(scale, planned, outcomes), STATISTICS, *NOTES, noise)
     table = ResultTable("Controllers beside γ started at 0.5", COLUMNS, rows, said)
     x_label = "test error − that with γ from 0.5 (percentage points), 95 % interval"
     return ResultFigure(plot_intervals(drawn, x_label), table)
-
-
-def _growth(outcome: Outcome, column: int) -> float:
-    """Return how much more loss there is than without noise."""
-    return outcome.loss_under_noise(column) - outcome.loss
 
 
 def _mean(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def present(
                     at = drawn[quantity].setdefault(label, {})
                     at[deviation] = (found.mean, found.low, found.high)
                 gain = each.difference(method, partial(Outcome.accuracy_under_noise, column=column))
-                growth = each.difference(method, partial(_growth, column=column))
+                growth = each.difference(method, partial(Outcome.growth_under_noise, column=column))
                 rows.append(
                     (
                         *(label, deviation, len(of_method)),
@@ -94,8 +94,3 @@ def present(
         (*notes(scale, planned, outcomes), settings, STATISTICS, *NOTES),
     )
     return ResultFigure(plot_bands(panels), table)
-
-
-def _growth(outcome: Outcome, column: int) -> float:
-    """Return how much more loss there is than at the first deviation."""
-    return outcome.loss_under_noise(column) - outcome.loss_under_noise(0)

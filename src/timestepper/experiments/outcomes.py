@@ -51,6 +51,10 @@ class Outcome:
         """Average the draws of one deviation, by its place among all, in nats."""
         return float(np.mean([draw[column] for draw in self._noise["loss"]]))
 
+    def growth_under_noise(self, column: int) -> float:
+        """Tell how much more loss there is than at the first deviation, in nats."""
+        return self.loss_under_noise(column) - self.loss_under_noise(0)
+
     @property
     def log10_bound(self) -> float:
         """Bound of Proposition 1, as log10; NaN where there is none."""

@@ -147,8 +147,10 @@ def _require_same(run: Run, configuration: Configuration) -> None:
     """Raise :class:`RunError` if a run exists that follows another protocol."""
     if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
         return
-    found = _what_matters(run.read_configuration())
-    wanted = _what_matters(configuration)
+    found, wanted = _what_matters(run.read_configuration()), _what_matters(configuration)
+    if run.folded.exists():
+        # What a finished run recorded besides does not matter; one that goes on can't change it.
+        wanted.pop("stepping.explain")
     for key, value in wanted.items():
         if found[key] != value:
             raise RunError(
@@ -159,15 +161,12 @@ def _require_same(run: Run, configuration: Configuration) -> None:
 
 
 def _what_matters(configuration: Configuration) -> dict[str, Any]:
-    """Flatten a configuration, without where its files are, what it runs on and records."""
+    """Flatten a configuration, without where its files are and what it runs on."""
     there = configuration.data
     here = DataConfiguration(
         name=there.name, image_size=there.image_size, validation=there.validation
     )
-    stepping = replace(configuration.stepping, explain=False)
-    return dict(
-        _flat(asdict(replace(configuration, stepping=stepping, data=here, accelerator="auto")))
-    )
+    return dict(_flat(asdict(replace(configuration, data=here, accelerator="auto"))))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
