@@ -15,6 +15,11 @@ from timestepper.errors import AttachedError
 from timestepper.stepping.stages import HOOKS
 
 
+@pytest.fixture(params=["lstm", "lstm+"])
+def controller(request):
+    return request.param
+
+
 def hooks_left(network):
     return [
         hook
@@ -105,9 +110,9 @@ def test_gradient_accumulation(make_network, images):
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(images, home_made, use_reentrant):
+def test_activation_checkpointing(images, home_made, controller, use_reentrant):
     images = images.double()
-    network = timestepper.attach(home_made.double().eval())
+    network = timestepper.attach(home_made.double().eval(), controller)
     network(images).square().sum().backward()
     expected = gradients(network)
     network.zero_grad()
@@ -119,8 +124,8 @@ def test_activation_checkpointing(images, home_made, use_reentrant):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(make_network, images, dtype):
-    network = timestepper.attach(make_network()).eval()
+def test_autocast(make_network, images, controller, dtype):
+    network = timestepper.attach(make_network(), controller).eval()
     with torch.no_grad():
         expected = network(images)
         with torch.autocast("cpu", dtype):
@@ -191,9 +196,9 @@ def test_syncbatchnorm_after_attaching_is_refused(home_made, images):
         network(images)
 
 
-def test_compile_gives_same_outputs_and_gradients(home_made, images):
+def test_compile_gives_same_outputs_and_gradients(home_made, images, controller):
     images = images.double()
-    network = timestepper.attach(home_made.double()).eval()
+    network = timestepper.attach(home_made.double(), controller).eval()
     expected = network(images)
     expected.square().sum().backward()
     wanted = gradients(network)
