@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from timestepper.controllers import Controller
 from timestepper.errors import AttachedError
+from timestepper.stepping.array_products import ArrayPlan, array_products
 from timestepper.stepping.branches import Branch, average_weights, weight_of
 from timestepper.stepping.factors import along, factors_of, merged
 
@@ -39,6 +40,11 @@ class Stage:
         self.factors = [*self.matrices, *self.vectors]
         self.runs = merged([run for factor in self.vectors for run in factor.runs])
         self.lengths = [factor.channels for factor in self.vectors]
+        self.array_plan = ArrayPlan.of(
+            [weight_of(module) for module in self.read],
+            [factor.parameter for factor in self.vectors],
+            self.runs,
+        )
         self.places = [
             (factor, *_place(network, factor.owner)) for factor in self.factors if factor.owner
         ]
@@ -87,6 +93,12 @@ class Stage:
             are multiplied in one operation; fold writes down these same products, which is why
             folding is bit for bit exact.
         """
+        if not self.matrices:
+            weights = [weight_of(module) for module in self.read]
+            vectors = [factor.parameter for factor in self.vectors]
+            computed = array_products(self.array_plan, self.controller, weights, vectors)
+            if computed is not None:
+                return computed
         steps = self.step_sizes()
         products = [factor.product(steps) for factor in self.matrices]
         if self.vectors:
