@@ -134,9 +134,7 @@ class _ArrayProducts(torch.autograd.Function):
         grad *= joined
         of_steps = np.zeros((controller.depth, controller.channels), grad.dtype)
         _add_along(plan.runs, of_steps.reshape(-1), grad)
-        of_averaged, *of_operands = controller.backward_arrays(
-            of_steps, done, averaged, *operands
-        )
+        of_averaged, *of_operands = controller.backward_arrays(of_steps, done, averaged, *operands)
         of_weights = _spread(plan, of_averaged.reshape(-1))
         return None, None, *of_weights, *map(torch.from_numpy, of_operands), *of_vectors
 
@@ -195,7 +193,7 @@ def _joined(vectors: Sequence[Tensor]) -> Array:
 
 def _parts(plan: ArrayPlan, joined: Array, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Undo :func:`_joined`."""
-    parts = torch.from_numpy(joined).split(plan.lengths)
+    parts: tuple[Tensor, ...] = torch.from_numpy(joined).split(plan.lengths)
     if plan.flat:
         return parts
     return tuple(part.view(vector.shape) for part, vector in zip(parts, like, strict=True))

@@ -93,20 +93,19 @@ class Stage:
             are multiplied in one operation; fold writes down these same products, which is why
             folding is bit for bit exact.
         """
+        vectors = [factor.parameter for factor in self.vectors]
         if not self.matrices:
             weights = [weight_of(module) for module in self.read]
-            vectors = [factor.parameter for factor in self.vectors]
             computed = array_products(self.array_plan, self.controller, weights, vectors)
             if computed is not None:
                 return computed
         steps = self.step_sizes()
         products = [factor.product(steps) for factor in self.matrices]
-        if self.vectors:
-            vectors = torch.cat([factor.parameter.reshape(-1) for factor in self.vectors])
-            pieces = (vectors * along(self.runs, steps)).split(self.lengths)
+        if vectors:
+            joined = torch.cat([vector.reshape(-1) for vector in vectors])
+            pieces = (joined * along(self.runs, steps)).split(self.lengths)
             products += [
-                piece.view(factor.parameter.shape)
-                for factor, piece in zip(self.vectors, pieces, strict=True)
+                piece.view(vector.shape) for piece, vector in zip(pieces, vectors, strict=True)
             ]
         return products
 
