@@ -3,7 +3,7 @@
 A stage is one program: its blocks wait for each other anyway, and its states fit one
 multiprocessor. The recurrent weights are read again for each block, from the cache after the first.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: ANN001, ANN202, N803
 
 from __future__ import annotations
