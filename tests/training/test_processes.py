@@ -50,10 +50,10 @@ for strength in (0.0, 10.0):
     configuration = replace(plain, stability=stability)
     trainer = Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
     batches = iter(trainer.batches(0))
-    trainer._step(*next(batches))
+    trainer.step(*next(batches))
     found[strength] = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
 for _ in range(5):
-    trainer._step(*next(batches))
+    trainer.step(*next(batches))
 found["penalty"] = trainer.last_penalty
 found["vectors"] = trainer.penalty.vectors
 torch.save(found, f"process{fabric.global_rank}.pt")

@@ -22,6 +22,7 @@ COMMANDS = {
     "stability": "Measure how perturbations grow in a network, and the paper's bound on it.",
     "robustness": "Measure networks under noise, common corruptions and adversarial attacks.",
     "reproduce": "Make a table or figure of the paper, beside the paper's own numbers.",
+    "bench": "Time a training on this machine, and what step sizes add to it.",
     "demo": "Train a plain and a time-stepped network on digits, side by side, and fold.",
 }
 """What each command does. Its module of the same name has ``EXAMPLES``, ``add_arguments``, ``run``;
