@@ -237,6 +237,4 @@ def test_what_can_not_be_timed(refuse):
     )
     assert "depth 21 is not 6n + 2" in refuse("bench", "--network.name", "cifar_resnet21")
     assert "no residual branch was found in VGG" in refuse("bench", "--network.name", "timm/vgg11")
-    assert "batch_size 2000 on 1 processes leaves no batch" in refuse(
-        "bench", "--batch_size", "2000", *TINY[:2]
-    )
+    assert "data set 'cifar10' was not found" in refuse("bench", "--data.name", "cifar10")
