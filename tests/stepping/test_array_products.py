@@ -169,3 +169,15 @@ def test_some_parameters_frozen(home_made, images, taken):
     assert len(some) < len(whole)
     assert_same(some, {name: whole[name] for name in some})
     assert taken == [True, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_not_finite_come_through_without_a_warning(home_made, images, taken):
+    network = timestepper.attach(home_made)
+    with torch.no_grad():
+        network.layer1[1].conv1.weight.fill_(1e30)
+        network.time_stepping["layer1"].project_in.weight.fill_(1e30)
+    output = network(images)
+    output.sum().backward()
+    assert not output.isfinite().all()
+    assert taken == [True]

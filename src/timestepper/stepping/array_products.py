@@ -109,7 +109,9 @@ def _written_in_arrays(controller: nn.Module) -> TypeGuard[ArrayController]:
 
 
 class _ArrayProducts(torch.autograd.Function):
+    # Where weights are no longer finite, numpy would warn, which torch's operations don't.
     @staticmethod
+    @np.errstate(all="ignore")
     def forward(
         ctx: FunctionCtx, plan: ArrayPlan, controller: ArrayController, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
@@ -125,6 +127,7 @@ class _ArrayProducts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @np.errstate(all="ignore")
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Compute all gradients."""
         plan, controller, averaged, done, factors, joined = ctx.rest  # type: ignore[attr-defined]
