@@ -1,6 +1,7 @@
 """The way through numpy computes what the controllers' own forward and autograd do."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -98,6 +99,11 @@ class Overriding(LSTMController):
         return 0.25 + 0 * super().forward(averaged)
 
 
+def wide(hidden, depth, features, channels, narrow):
+    """As many numbers as ImageNet's networks have in their last stages."""
+    return LSTMController(depth, features, channels, hidden)
+
+
 class OneForEach(torch.nn.Module):
     """Step sizes of 1 by a module of the user's own."""
 
@@ -115,6 +121,7 @@ class OneForEach(torch.nn.Module):
         "another controller": lambda: timestepper.attach(HomeMade(), OneForEach),
         "an overridden forward": lambda: timestepper.attach(HomeMade(), Overriding),
         "no weights": lambda: timestepper.attach(HomeMade(), "indp"),
+        "a large controller": lambda: timestepper.attach(HomeMade(), partial(wide, 200)),
         "bfloat16": lambda: timestepper.attach(HomeMade()).bfloat16(),
     }.items(),
     ids=lambda item: item[0],

@@ -22,6 +22,9 @@ from timestepper.stepping.factors import Run
 
 PLAIN = (Tensor, nn.Parameter)
 PRECISIONS = (torch.float32, torch.float64)
+LARGEST = 2**16
+"""Numbers in a controller's parameters up to which numpy pays. Products of larger matrices take
+longer than calling them, and numpy's threads and torch's would wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,9 @@ def array_products(
         vectors: of any shape.
 
     Returns:
-        The products; None where numpy can't compute them: the controller has no such code or runs
-        hooks; not all tensors are plain ones on the CPU, float32 or float64; or operations are
-        being traced or transformed.
+        The products; None where numpy can't compute them, or not as fast: the controller has no
+        such code, runs hooks or is large; not all tensors are plain ones on the CPU, float32 or
+        float64; or operations are being traced or transformed.
     """
     if (
         not _written_in_arrays(controller)
@@ -86,8 +89,12 @@ def array_products(
     operands = controller.operands()
     tensors = [*weights, *operands, *vectors]
     dtype = tensors[0].dtype
-    if dtype not in PRECISIONS or not all(
-        type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype for tensor in tensors
+    if (
+        dtype not in PRECISIONS
+        or sum(operand.numel() for operand in operands) > LARGEST
+        or not all(
+            type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype for tensor in tensors
+        )
     ):
         return None
     products: tuple[Tensor, ...] = _ArrayProducts.apply(plan, controller, *tensors)
