@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,8 +120,6 @@ def _step(trainer: Trainer, inputs: Tensor, labels: Tensor) -> Callable[[], None
 
 
 def _pass(network: nn.Module, inputs: Tensor, fabric: Fabric) -> Callable[[], None]:
-    network = copy.deepcopy(network).eval()
-
     def forward() -> None:
         with torch.inference_mode(), fabric.autocast():
             network(inputs)

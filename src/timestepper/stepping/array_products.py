@@ -197,7 +197,7 @@ def _add_along(runs: Sequence[Run], steps: Array, values: Array) -> None:
 
 
 def _joined(vectors: Sequence[Tensor]) -> Array:
-    joined: Array = torch.cat([vector.detach().reshape(-1) for vector in vectors]).numpy()
+    joined: Array = torch.cat([vector.reshape(-1) for vector in vectors]).numpy()
     return joined
 
 
