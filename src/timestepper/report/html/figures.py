@@ -32,12 +32,6 @@ def dash(number: int) -> str:
     return DASHES[number // len(COLOURS) % len(DASHES)]
 
 
-def pale(number: int, opacity: float = 0.18) -> str:
-    """Give the colour of the band around the n-th series."""
-    red, green, blue = (int(colour(number)[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
-
-
 def line(
     x: Sequence[Any], y: Sequence[float | None], name: str, number: int = 0, **more: Any
 ) -> go.Scatter:
@@ -55,6 +49,33 @@ def line(
     return go.Scatter(x=x, y=y, name=name, line=style, **how)
 
 
+def band(
+    x: Sequence[Any], low: Sequence[float], high: Sequence[float], name: str, number: int = 0
+) -> list[go.Scatter]:
+    """Draw the area between two series, in the colour of the n-th.
+
+    Args:
+        x: where.
+        low: its lower edge.
+        high: its upper edge.
+        name: what the legend calls it; empty where the legend leaves it out.
+        number: which colour it has.
+    """
+    red, green, blue = (int(colour(number)[i : i + 2], 16) for i in (1, 3, 5))
+    edge = {"x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    return [
+        go.Scatter(y=high, showlegend=False, **edge),
+        go.Scatter(
+            y=low,
+            name=name,
+            showlegend=bool(name),
+            fill="tonexty",
+            fillcolor=f"rgba({red},{green},{blue},0.18)",
+            **edge,
+        ),
+    ]
+
+
 def figure(
     traces: Sequence[go.Scatter | go.Heatmap], x: str, *, log: bool = False, **axis: Any
 ) -> go.Figure:
@@ -70,7 +91,7 @@ def figure(
         traces,
         {
             "xaxis": {"title": {"text": x}, **axis},
-            "yaxis": {"type": "log" if log else "linear"},
+            "yaxis": {"type": "log", "nticks": 5} if log else {},
             "showlegend": sum(trace.showlegend is not False for trace in traces) > 1,
         },
     )

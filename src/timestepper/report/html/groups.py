@@ -45,9 +45,7 @@ class Method:
         for run in self.runs:
             seed = run.configuration.seed
             if not run.is_finished:
-                reasons[run.name] = (
-                    f"{run.epochs} of {run.configuration.epochs} epochs are done"
-                )
+                reasons[run.name] = f"{run.epochs} of {run.configuration.epochs} epochs are done"
             elif compared[seed] is not run:
                 reasons[run.name] = f"{compared[seed].name} has the same settings and seed"
         return reasons
@@ -66,13 +64,11 @@ def methods(runs: Sequence[Evidence]) -> list[Method]:
             distinct.append(one)
     every = dict.fromkeys(key for one in distinct for key in one)
     differing = [k for k in every if any(one.get(k) != distinct[0].get(k) for one in distinct)]
-    return [
-        Method(
-            _label(one, differing, next(r for r, s in zip(runs, settings, strict=True) if s == one)),
-            tuple(run for run, s in zip(runs, settings, strict=True) if s == one),
-        )
-        for one in distinct
-    ]
+    found = []
+    for one in distinct:
+        own = tuple(run for run, other in zip(runs, settings, strict=True) if other == one)
+        found.append(Method(_label(one, differing, own[0]), own))
+    return found
 
 
 def _settings(run: Evidence) -> dict[str, Any]:

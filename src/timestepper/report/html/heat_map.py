@@ -8,6 +8,7 @@ from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
@@ -60,7 +61,15 @@ def shown_epochs(steps: StepHistory) -> list[int]:
     return list(dict.fromkeys(places.tolist()))
 
 
-def heat_map(steps: StepHistory, epochs: Sequence[int]) -> tuple[go.Figure, int]:
+def extremes(steps: StepHistory, epochs: Sequence[int]) -> tuple[float, float]:
+    """Return the smallest and the largest step size of some epochs."""
+    chosen = torch.cat([rows[list(epochs)].flatten() for rows in steps.values()])
+    return chosen.min().item(), chosen.max().item()
+
+
+def heat_map(
+    steps: StepHistory, epochs: Sequence[int], scale: tuple[float, float]
+) -> tuple[go.Figure, int]:
     """Draw a panel for each width, a row for each block, a column for each channel.
 
     Channels are in order of their mean at the last of the epochs, so that what blocks share is seen
@@ -69,6 +78,7 @@ def heat_map(steps: StepHistory, epochs: Sequence[int]) -> tuple[go.Figure, int]
     Args:
         steps: a run's step sizes, of at least one block.
         epochs: at which there is a stop of the slider; of one alone there is no slider.
+        scale: smallest and largest step size that colours tell apart.
 
     Returns:
         The figure, which shows the last one, and its height in pixels.
@@ -101,14 +111,12 @@ def heat_map(steps: StepHistory, epochs: Sequence[int]) -> tuple[go.Figure, int]
     figure.update_xaxes(type="category", showticklabels=False, ticks="", showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, automargin=True)
     figure.update_xaxes(title={"text": "channel, in order of Δt"}, row=len(cut), col=1)
-    lowest = min(float(table[list(epochs)].min()) for table in tables)
-    highest = max(float(table[list(epochs)].max()) for table in tables)
     figure.update_layout(
         coloraxis={
             "colorscale": SCALE,
-            "cmin": lowest,
+            "cmin": scale[0],
             # Where all are equal there is still a scale.
-            "cmax": max(highest, lowest + 1e-3),
+            "cmax": max(scale[1], scale[0] + 1e-3),
             "colorbar": {"title": {"text": "Δt"}, "thickness": 12, "len": 1},
         },
         margin={"t": 28, "b": below},
@@ -117,13 +125,15 @@ def heat_map(steps: StepHistory, epochs: Sequence[int]) -> tuple[go.Figure, int]
         figure.frames = [
             go.Frame(
                 name=str(epoch),
-                data=[go.Heatmap(z=_shown(t[epoch], o)) for t, o in zip(tables, orders, strict=True)],
+                data=[
+                    go.Heatmap(z=_shown(t[epoch], o)) for t, o in zip(tables, orders, strict=True)
+                ],
                 traces=list(range(len(cut))),
             )
             for epoch in epochs
         ]
         figure.update_layout(sliders=[_slider(epochs)])
-    return figure, inner + 28 + below
+    return figure, round(inner) + 28 + below
 
 
 def _row_height(panel: Panel) -> float:

@@ -34,8 +34,8 @@ def curves(methods: Sequence[Method]) -> Section:
         of = " or ".join(sorted(splits)) + " " if "{" in column else ""
         plots.append(Plot(drawn, 320, of + title))
     text = (
-        "A line for each run; lines of one colour differ in their seed alone. A click on the legend "
-        "hides a method, a double click shows it alone."
+        "A line for each run; those of one method differ in their seed alone. A click on the "
+        "legend hides a method, a double click shows it alone."
     )
     return Section("curves", "Training", [Text(text), Plots(plots)])
 

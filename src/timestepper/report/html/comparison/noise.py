@@ -19,7 +19,7 @@ def noise(runs: Sequence[Evidence]) -> Section:
     described = dict.fromkeys(one.description for one in measured.values() if one.description)
     parts: list[Part] = [*map(Text, described)]
     if measured:
-        parts.append(noise_plots(measured))
+        parts.append(noise_plots(measured, named=True))
     broken = {
         one.why: one for one in found.values() if isinstance(one, Missing) and one.why != MISSING
     }

@@ -26,14 +26,17 @@ def overview(methods: Sequence[Method], counted: Mapping[str, Costs | Missing]) 
     if note := different_images(runs):
         parts.append(Text(note))
     else:
-        parts.append(Text(f"All runs are on {images(runs[0])}, evaluated on {runs[0].split} images."))
+        parts.append(
+            Text(f"All runs are on {images(runs[0])}, evaluated on {runs[0].split} images.")
+        )
     parts.append(
         Table(
             ("run", "method", "seed", "epochs", "accuracy", "loss", "T", "trained for"),
             [_row(run, method) for method in methods for run in method.runs],
             text_columns=2,
-            caption="Accuracy and loss after the last epoch that is done; T: evolution time, the "
-            "sum of all steps (of a plain network it is not measured); without evaluation.",
+            caption="Accuracy and loss after the last epoch that is done; T: evolution time of "
+            "all stages together, which a plain network does not have; times are without "
+            "evaluation.",
         )
     )
     parts.append(_costs(methods, counted))
@@ -90,7 +93,7 @@ def _costs(methods: Sequence[Method], counted: Mapping[str, Costs | Missing]) ->
     return Table(
         (
             *("method", "network", "parameters, training", "inference"),
-            *("multiply-accumulates, training", "inference"),
+            *("operations, training", "inference"),
         ),
         rows,
         text_columns=2,

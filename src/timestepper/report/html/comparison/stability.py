@@ -23,7 +23,9 @@ def stability(runs: Sequence[Evidence]) -> Section:
         one = _of(run, files)
         if one is not None:
             measured[run.name] = one
-    parts: list[Part] = [Plots([growth(measured)]), stages(measured)] if measured else []
+    parts: list[Part] = []
+    if measured:
+        parts += [Plots([growth(measured, named=True)]), stages(measured, named=True)]
     parts += broken
     if missing := [run for run in runs if run.name not in measured]:
         parts.append(missing_runs(missing, len(runs), "stability", "--compare"))

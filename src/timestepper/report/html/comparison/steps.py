@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from timestepper.report.html.figures import figure, line
 from timestepper.report.html.groups import Method
-from timestepper.report.html.heat_map import heat_map
+from timestepper.report.html.heat_map import extremes, heat_map
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section
 from timestepper.report.html.sections.steps import LABELLED
 
@@ -36,17 +36,15 @@ def step_sizes(methods: Sequence[Method]) -> Section:
         shown.add(method.label)
         lines.append(series)
     longest = max((run.steps for _, _, run in stepped), key=len)
-    drawn = figure(
-        *(lines, "block, in order of depth"),
-        **{"type": "category", "categoryorder": "array", "categoryarray": list(longest)},
-    )
+    drawn = figure(lines, "block, in order of depth", type="category")
+    drawn.update_xaxes(categoryorder="array", categoryarray=list(longest))
     if len(longest) > LABELLED:
         drawn.update_xaxes(nticks=LABELLED)
     drawn.update_layout(showlegend=True)
+    lows, highs = zip(*(extremes(run.steps, [-1]) for _, _, run in stepped), strict=True)
     maps = []
     for _, method, run in stepped:
-        recorded = len(next(iter(run.steps.values())))
-        heat, height = heat_map(run.steps, [recorded - 1])
+        heat, height = heat_map(run.steps, [-1], (min(lows), max(highs)))
         maps.append(Plot(heat, height, f"{run.name}: {method.label}, epoch {run.epochs}"))
     parts: list[Part] = [Plot(drawn, 340, "mean Δt over channels, along depth"), Plots(maps)]
     return Section("steps", title, parts)

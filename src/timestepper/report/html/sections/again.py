@@ -56,5 +56,5 @@ def flattened(configuration: Configuration) -> dict[str, Any]:
 
 
 def _word(value: Any) -> str:
-    """Write a value as the command line takes it: text as it is, all else as JSON, which is YAML."""
+    """Write a value as the command line takes it: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)

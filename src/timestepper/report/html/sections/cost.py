@@ -8,9 +8,9 @@ from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.parts import Missing, Section, Table
 
 WHAT = (
-    "Multiply-accumulates of one forward pass for one image of {width}×{height} pixels: those of "
-    "convolutions and matrix products, and products and quotients element by element; norms, "
-    "activations, pooling and sums are not counted."
+    "Operations: multiply-accumulates of one forward pass for one image of {width}×{height} "
+    "pixels: those of convolutions and matrix products, and products and quotients element by "
+    "element; norms, activations, pooling and sums are not counted."
 )
 
 
@@ -19,16 +19,14 @@ def cost(evidence: Evidence, counted: Costs | Missing) -> Section:
     title = "Parameters and operations"
     if isinstance(counted, Missing):
         return Section("cost", title, [counted])
-    forms = {"in training, with its controllers": counted.training}
+    forms = {"training, with controllers": counted.training}
     if not evidence.has_steps:
-        forms = {"in training": counted.training}
-    forms["in inference, folded" if evidence.has_steps else "in inference"] = counted.inference
+        forms = {"training": counted.training}
+    forms["inference, folded" if evidence.has_steps else "inference"] = counted.inference
     rows = [
         [form, f"{counts.parameters:,}", names.count(counts.operations)]
         for form, counts in forms.items()
     ]
     _, height, width = evidence.data["shape"]
     caption = WHAT.format(width=width, height=height)
-    return Section(
-        "cost", title, [Table(("", "parameters", "multiply-accumulates"), rows, caption=caption)]
-    )
+    return Section("cost", title, [Table(("", "parameters", "operations"), rows, caption=caption)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.figures import figure, line, pale
+from timestepper.report.html.figures import band, figure, line
 from timestepper.report.html.measurements import NOISE_FILE, Noise, is_older, read_noise
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Text
 
@@ -25,14 +25,15 @@ def noise(evidence: Evidence) -> Section:
                 f"timestepper robustness {evidence.run.folder} --force"
             )
         )
-    return Section("noise", TITLE, [*parts, noise_plots({evidence.name: measured})])
+    return Section("noise", TITLE, [*parts, noise_plots({evidence.name: measured}, named=False)])
 
 
-def noise_plots(measured: Mapping[str, Noise]) -> Plots:
+def noise_plots(measured: Mapping[str, Noise], *, named: bool) -> Plots:
     """Draw means over the draws with bands from the least to the most.
 
     Args:
-        measured: by what the legend calls the networks.
+        measured: by the networks' names.
+        named: whether there is a legend.
     """
     plots = []
     for title, scale, quantity in (
@@ -43,17 +44,14 @@ def noise_plots(measured: Mapping[str, Noise]) -> Plots:
         for number, (name, one) in enumerate(measured.items()):
             values = scale * getattr(one, quantity)
             x = list(one.deviations)
-            group = {"legendgroup": name}
+            own = [line(x, values.mean(0).tolist(), name, number)]
             if len(values) > 1:
-                edge = {
-                    **{"line": {"width": 0}, "mode": "lines", "hoverinfo": "skip"},
-                    **{"showlegend": False, **group},
-                }
-                traces.append(line(x, values.max(0).tolist(), "", **edge))
-                filled = {"fill": "tonexty", "fillcolor": pale(number)}
-                traces.append(line(x, values.min(0).tolist(), "", **edge, **filled))
-            traces.append(line(x, values.mean(0).tolist(), name, number, **group))
-        drawn = figure(traces, "standard deviation of the noise, in the pixels'")
+                own += band(x, values.min(0).tolist(), values.max(0).tolist(), "", number)
+            for trace in own:
+                trace.update(legendgroup=name)
+            traces += own
+        drawn = figure(traces, "standard deviation of the noise, in that of pixels")
+        drawn.update_layout(showlegend=named)
         plots.append(Plot(drawn, 300, title, _caption(measured)))
     return Plots(plots)
 

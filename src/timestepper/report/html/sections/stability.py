@@ -7,7 +7,7 @@ from typing import Any
 
 from timestepper.report.html import names
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.figures import dash, figure, line, whole
+from timestepper.report.html.figures import figure, line, whole
 from timestepper.report.html.measurements import STABILITY_FILE, is_older, read_stability
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Table, Text
 
@@ -17,6 +17,8 @@ KINDS = {
     "worst": "direction that grows most",
     "random": "random directions",
 }
+STYLES = {"bound": "dash", "worst": "solid", "random": "dot"}
+POWER = {"tickprefix": "10<sup>", "ticksuffix": "</sup>", "nticks": 7}
 
 
 def stability(evidence: Evidence) -> Section:
@@ -38,8 +40,8 @@ def stability(evidence: Evidence) -> Section:
                 f"timestepper stability {evidence.run.folder} --force"
             )
         )
-    parts.append(Plots([growth(measured), *_gradients(measured)]))
-    parts.append(stages(measured))
+    parts.append(Plots([growth(measured, named=len(measured) > 1), *_gradients(measured)]))
+    parts.append(stages(measured, named=len(measured) > 1))
     reasons = dict.fromkeys(reason for one in measured.values() for reason in one["no_bound"])
     parts += [Text(f"No bound: {reason}") for reason in reasons]
     return Section("stability", TITLE, parts)
@@ -49,38 +51,42 @@ def _images(measured: dict[str, dict[str, Any]]) -> str:
     return " or ".join(dict.fromkeys(str(one["images"]) for one in measured.values()))
 
 
-def growth(measured: dict[str, dict[str, Any]]) -> Plot:
-    """Draw growth along depth, a line of each kind for each network."""
-    several = len(measured) > 1
+def growth(measured: dict[str, dict[str, Any]], *, named: bool) -> Plot:
+    """Draw growth along depth, a line of each kind for each network, whose name may be shown."""
     lines = []
     for number, (name, one) in enumerate(measured.items()):
-        states = list(range(1, len(one["steps"]) + 1))
+        blocks = [step["name"] for step in one["steps"]]
+        states = list(range(1, len(blocks) + 1))
         for place, (kind, label) in enumerate(KINDS.items()):
-            values = [_power(step[kind], kind) for step in one["steps"]]
+            values = [_logarithm(step[kind], kind) for step in one["steps"]]
             if all(value is None for value in values):
                 continue
-            if several:
-                label, style = f"{name}: {label}", {"dash": dash(10 * place)}
-                series = line(states, values, label, number, line=style)
+            if named:
+                series = line(states, values, name, number, line={"dash": STYLES[kind]})
+                series.update(legendgroup=name, showlegend=kind == "worst")
             else:
                 series = line(states, values, label, place)
-            blocks = [step["name"] for step in one["steps"]]
-            series.update(text=blocks, hovertemplate="%{text}: %{y:.4g}")
+            shown = f"{name}, {label}" if named else label
+            series.update(
+                text=blocks, hovertemplate=f"{shown}, %{{text}}: %{{y:.3f}}<extra></extra>"
+            )
             lines.append(series)
-    drawn = figure(lines, "n: steps taken", log=True, **whole(len(lines[0].x)))
-    return Plot(drawn, 320, "‖y′ₙ − yₙ‖ / ‖y′₀ − y₀‖")
+    drawn = figure(lines, "n: steps taken", **whole(len(lines[0].x)))
+    drawn.update_layout(yaxis=POWER, showlegend=True)
+    caption = ", ".join(f"{STYLES[kind]}: {label}" for kind, label in KINDS.items())
+    return Plot(drawn, 320, "growth ‖y′ₙ − yₙ‖ / ‖y′₀ − y₀‖", f"Lines: {caption}." if named else "")
 
 
-def _power(value: float | None, kind: str) -> float | None:
-    """Give a growth; the bound is kept as a logarithm, and may pass any float."""
-    if value is None or kind != "bound":
-        return value if value is None or value > 0 else None
-    return math.pow(10, value) if abs(value) < 300 else None
+def _logarithm(value: float | None, kind: str) -> float | None:
+    """Give log10 of a growth; the bound, which may pass any float, is kept as that."""
+    if value is None or kind == "bound":
+        return value
+    return math.log10(value) if value > 0 else None
 
 
 def _gradients(measured: dict[str, dict[str, Any]]) -> list[Plot]:
     several = len(measured) > 1
-    lines = []
+    lines: list[Any] = []
     for name, one in measured.items():
         for label, flow in one["gradient_flow"].items():
             states = list(range(len(flow["norms"])))
@@ -92,11 +98,11 @@ def _gradients(measured: dict[str, dict[str, Any]]) -> list[Plot]:
     return [Plot(drawn, 320, "gradient ‖∂L/∂yₙ‖, mean over images")]
 
 
-def stages(measured: dict[str, dict[str, Any]]) -> Table:
-    """Tabulate growth within each stage."""
+def stages(measured: dict[str, dict[str, Any]], *, named: bool) -> Table:
+    """Tabulate growth within each stage of each network, whose name may be shown."""
     rows = [
         [
-            *([name] if len(measured) > 1 else []),
+            *([name] if named else []),
             stage["name"],
             f"{stage['evolution_time']:.3f}",
             _number(stage["random"]),
@@ -106,9 +112,7 @@ def stages(measured: dict[str, dict[str, Any]]) -> Table:
         for name, one in measured.items()
         for stage in one["stages"]
     ]
-    headings = ("stage", "T", "random", "most", "bound")
-    if len(measured) > 1:
-        headings = ("network", *headings)
+    headings = (*(["network"] if named else []), "stage", "T", "random", "most", "bound")
     return Table(
         headings,
         rows,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.figures import colour, figure, line, pale
-from timestepper.report.html.heat_map import heat_map, shown_epochs
+from timestepper.report.html.figures import band, colour, figure, line
+from timestepper.report.html.heat_map import extremes, heat_map, shown_epochs
 from timestepper.report.html.parts import Missing, Part, Plot, Section, Text
 
 PLAIN = "a plain network has no step sizes: each block's is 1"
@@ -18,11 +18,13 @@ def step_sizes(evidence: Evidence) -> Section:
     if not evidence.has_steps:
         return Section("steps", title, [Missing(PLAIN)])
     epochs = shown_epochs(evidence.steps)
-    drawn, height = heat_map(evidence.steps, epochs)
+    drawn, height = heat_map(evidence.steps, epochs, extremes(evidence.steps, epochs))
     recorded = len(next(iter(evidence.steps.values())))
     caption = "Move the slider to see how they came about; it starts before the first epoch."
     if len(epochs) < recorded:
-        caption += f" It stops at {len(epochs)} of {recorded} recorded times, to keep the page small."
+        caption += (
+            f" It stops at {len(epochs)} of {recorded} recorded times, to keep the page small."
+        )
     parts: list[Part] = [
         Text(
             "Δt is what each channel of a residual branch is multiplied by; an ordinary network "
@@ -40,19 +42,12 @@ def _along_depth(evidence: Evidence) -> Plot:
     last = [rows[-1].double() for rows in evidence.steps.values()]
     first = [rows[0].double().mean().item() for rows in evidence.steps.values()]
     low, high = ([row.quantile(q).item() for row in last] for q in (0.1, 0.9))
-    band = [
-        line(blocks, high, "", line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False),
-        line(
-            *(blocks, low, "10th to 90th percentile of channels"),
-            **{"line": {"width": 0}, "mode": "lines", "fill": "tonexty", "fillcolor": pale(0)},
-            hoverinfo="skip",
-        ),
-    ]
+    spread = band(blocks, low, high, "10th to 90th percentile of channels")
     means = [
         line(blocks, [row.mean().item() for row in last], f"after epoch {evidence.epochs}"),
         line(blocks, first, "at the start", 1, line={"color": colour(9), "dash": "dash"}),
     ]
-    drawn = figure([*band, *means], "block, in order of depth", type="category")
+    drawn = figure([*spread, *means], "block, in order of depth", type="category")
     if len(blocks) > LABELLED:
         drawn.update_xaxes(nticks=LABELLED)
     return Plot(drawn, 320, "mean Δt over channels, along depth")

@@ -17,7 +17,7 @@ from timestepper.report.html.evidence import Evidence, read_evidence
 from timestepper.report.html.groups import Method, methods
 from timestepper.report.html.page import Page, render
 from timestepper.report.html.parts import Missing, Section
-from timestepper.report.html.samples import classify
+from timestepper.report.html.samples import Samples, classify
 from timestepper.training.build import build_data, build_network
 from timestepper.training.run import Run
 from timestepper.training.trained import Trained, load_trained
@@ -42,9 +42,7 @@ def read_runs(folders: Sequence[Path]) -> list[Evidence]:
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise ConfigurationError(f"run '{folder}' is given twice; report different runs")
-    return [
-        read_evidence(Run(folder), name) for folder, name in zip(folders, names, strict=True)
-    ]
+    return [read_evidence(Run(folder), name) for folder, name in zip(folders, names, strict=True)]
 
 
 def write_report(
@@ -77,14 +75,16 @@ def write_report(
 
 
 def _one(run: Evidence, trained: Trained | None) -> list[Section]:
-    """Make the sections about one run. Without its images or checkpoint some say what is missing."""
-    network = trained or _or_missing(lambda: load_trained(run.run))
-    if isinstance(network, Missing):
-        counted, samples = network, network
+    """Make the sections about one run; without images or checkpoint some say what is missing."""
+    found = _or_missing(lambda: load_trained(run.run)) if trained is None else trained
+    counted: Costs | Missing
+    samples: Samples | Missing
+    if isinstance(found, Missing):
+        counted = samples = found
     else:
-        size = (network.images.channels, *network.images.image_size)
-        counted = _or_missing(lambda: costs(network.network, size))
-        samples = _or_missing(lambda: classify(network))
+        size = (found.images.channels, *found.images.image_size)
+        counted = _or_missing(lambda: costs(found.network, size))
+        samples = _or_missing(lambda: classify(found))
     return [
         sections.summary(run),
         sections.curves(run),
