@@ -50,13 +50,25 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Write the page."""
     folders = [Path(name) for name in parsed.runs]
     path = _path(parsed, folders)
-    if parsed.watch:
-        print(f"report: {path}, kept fresh until the training is done or Ctrl-C", flush=True)
-        watch(folders, path)
-    else:
-        write_report(read_runs(folders), path)
-        print(f"report: {path}")
+    try:
+        if parsed.watch:
+            _watch(folders, path)
+        else:
+            write_report(read_runs(folders), path)
+            print(f"report: {path}")
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from error
     return 0
+
+
+def _watch(folders: list[Path], path: Path) -> None:
+    told = False
+    for number, is_new in enumerate(watch(folders, path)):
+        if is_new and not told:
+            print(f"report: {path}; it is kept fresh until all is trained, or Ctrl-C", flush=True)
+            told = True
+        elif number == 0:
+            print("waiting for the first epoch", flush=True)
 
 
 def _path(parsed: Namespace, folders: list[Path]) -> Path:

@@ -369,11 +369,12 @@ class Trainer:
             self.run.add_provenance(f"from {self._done()} on", self.fabric.device)
 
     def _write_histories(self) -> None:
-        self.run.write_metrics(self.history)
         if self.step_history:
             write_step_history(self.step_history, self.run.step_history)
         if self.explanations:
             write_explanations(self.explanations, self.run.explanation)
+        # Last, as what waits for an epoch looks at this file.
+        self.run.write_metrics(self.history)
 
     def _done(self) -> str:
         """Say how far the training is."""

@@ -82,17 +82,20 @@ def read_noise(evidence: Evidence, folders: Iterable[Path]) -> Noise | Missing:
 
     Args:
         evidence: the run.
-        folders: those of the runs that may have it; the command leaves what it measured on several
-            networks in the folder of the first.
+        folders: of other runs that may have it; the command leaves what it measured on several
+            networks in the folder of the first, by their folders' names. Those beside this run
+            are looked through.
     """
     command = f"timestepper robustness {evidence.run.folder}"
     broken: Missing | None = None
-    own = evidence.run.folder
-    for path in (folder / NOISE_FILE for folder in dict.fromkeys([own, *folders])):
+    own = evidence.run.folder.resolve()
+    beside = [folder for folder in folders if folder.resolve().parent == own.parent]
+    for folder in (evidence.run.folder, *beside):
+        path = folder / NOISE_FILE
         if not path.exists():
             continue
         try:
-            found = _parse_noise(path, {own.resolve().name, str(own)})
+            found = _parse_noise(path, None if folder.resolve() == own else own.name)
         except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
             broken = broken or Missing(f"{path} is broken ({error})", f"{command} --force")
         else:
@@ -101,14 +104,15 @@ def read_noise(evidence: Evidence, folders: Iterable[Path]) -> Noise | Missing:
     return broken or Missing(MISSING, command)
 
 
-def _parse_noise(path: Path, names: set[str]) -> Noise | None:
-    """Read the scores of the network of one of these names, None where it has none."""
+def _parse_noise(path: Path, name: str | None) -> Noise | None:
+    """Read the scores of the first network, or of that of a name; None where it is not there."""
     lines = path.read_text(encoding="utf-8").splitlines()
     remarks = [line.removeprefix("# ") for line in lines if line.startswith("#")]
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     if not rows:
         raise ValueError("it has no rows")
-    own = [row for row in rows if row["network"] in names]
+    name = rows[0]["network"] if name is None else name
+    own = [row for row in rows if row["network"] == name]
     if not own:
         return None
     draws: dict[str, dict[float, tuple[float, float]]] = {}

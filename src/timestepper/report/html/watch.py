@@ -1,9 +1,9 @@
-"""Keeps a report fresh while a run is being trained."""
+"""Keeps a report fresh while runs are being trained."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from timestepper.report.html.evidence import Evidence
@@ -11,42 +11,41 @@ from timestepper.report.html.measurements import NOISE_FILE, STABILITY_FILE
 from timestepper.report.html.write import read_runs, write_report
 from timestepper.training.run import Run
 
-SECONDS = 5
+SECONDS = 5.0
 """Between two looks at the folders, and between two refreshes of the page."""
 
-State = list[float | None]
 
-
-def watch(folders: Sequence[Path], path: Path, *, pause: float = SECONDS) -> list[Evidence]:
+def watch(folders: Sequence[Path], path: Path, *, pause: float = SECONDS) -> Iterator[bool]:
     """Write the page anew whenever there is something new in the folders, until all runs are done.
+
+    The last page, or that of the moment when the iterator is closed, does not refresh itself.
 
     Args:
         folders: of the runs.
         path: the file.
         pause: seconds between two looks.
 
-    Returns:
-        The runs as the last page shows them, which doesn't load itself anew any more. It is
-        written on Ctrl-C, too.
+    Yields:
+        After each look whether a page was written; none is before each run has an epoch.
 
     Raises:
         TimestepperError: a folder is not a run, or broken.
         OSError: the file can't be written.
     """
     runs: list[Evidence] = []
-    seen: State = []
+    seen: list[float | None] = []
     try:
         while not (runs and all(run.is_finished for run in runs)):
             now = _state(folders)
-            if now != seen and _have_begun(folders):
+            is_new = now != seen and _have_begun(folders)
+            if is_new:
                 runs, seen = read_runs(folders), now
-                write_report(runs, path, refresh=SECONDS)
-            else:
-                time.sleep(pause)
+                write_report(runs, path, refresh=round(SECONDS))
+            yield is_new
+            time.sleep(pause)
     finally:
         if runs:
             write_report(runs, path)
-    return runs
 
 
 def _have_begun(folders: Sequence[Path]) -> bool:
@@ -61,7 +60,7 @@ def _have_begun(folders: Sequence[Path]) -> bool:
     return all(run.metrics.exists() for run in runs)
 
 
-def _state(folders: Sequence[Path]) -> State:
+def _state(folders: Sequence[Path]) -> list[float | None]:
     """Tell when the files that the page shows were written last."""
     runs = [Run(folder) for folder in folders]
     files = [

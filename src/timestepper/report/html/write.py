@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TypeVar
 from timestepper import __version__
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, TimestepperError
-from timestepper.files import write_atomically
 from timestepper.report.html import comparison, sections
 from timestepper.report.html.costs import Costs, costs
 from timestepper.report.html.evidence import Evidence, read_evidence
@@ -41,7 +41,7 @@ def read_runs(folders: Sequence[Path]) -> list[Evidence]:
         names = [str(folder) for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
-            raise ConfigurationError(f"run '{folder}' is given twice; report different runs")
+            raise ConfigurationError(f"run '{folder}' is given twice; name different runs")
     return [read_evidence(Run(folder), name) for folder, name in zip(folders, names, strict=True)]
 
 
@@ -71,7 +71,13 @@ def write_report(
         version=__version__,
         refresh=refresh,
     )
-    write_atomically(path, render(page).encode())
+    # A training may end while something watches it: both write, each under a name of its own.
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        new.write_text(render(page), encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _one(run: Evidence, trained: Trained | None) -> list[Section]:

@@ -31,12 +31,12 @@ def step_sizes(evidence: Evidence) -> Section:
             "has Δt = 1."
         ),
         Plot(drawn, height, "Δt of every block and channel", caption),
-        _along_depth(evidence),
+        _along_depth(evidence, recorded),
     ]
     return Section("steps", title, parts)
 
 
-def _along_depth(evidence: Evidence) -> Plot:
+def _along_depth(evidence: Evidence, recorded: int) -> Plot:
     """Draw means with the range of most channels, at the start and at the end."""
     blocks = list(evidence.steps)
     last = [rows[-1].double() for rows in evidence.steps.values()]
@@ -44,7 +44,7 @@ def _along_depth(evidence: Evidence) -> Plot:
     low, high = ([row.quantile(q).item() for row in last] for q in (0.1, 0.9))
     spread = band(blocks, low, high, "10th to 90th percentile of channels")
     means = [
-        line(blocks, [row.mean().item() for row in last], f"after epoch {evidence.epochs}"),
+        line(blocks, [row.mean().item() for row in last], f"after epoch {recorded - 1}"),
         line(blocks, first, "at the start", 1, line={"color": colour(9), "dash": "dash"}),
     ]
     drawn = figure([*spread, *means], "block, in order of depth", type="category")
