@@ -15,9 +15,7 @@ from timestepper.training.configuration import (
 from timestepper.training.run import Run
 from timestepper.training.step_history import write_step_history
 
-SMALL = Configuration(
-    network=NetworkConfiguration("cifar_resnet8"), epochs=3, accelerator="cpu"
-)
+SMALL = Configuration(network=NetworkConfiguration("cifar_resnet8"), epochs=3, accelerator="cpu")
 CHANNELS = {"layer1.0": 16, "layer2.0": 32, "layer3.0": 64}
 
 

@@ -10,7 +10,7 @@ from reading import Page
 from scipy import stats
 
 from timestepper.report.html import read_runs, write_report
-from timestepper.training.configuration import DataConfiguration, NetworkConfiguration
+from timestepper.training.configuration import NetworkConfiguration
 
 LSTM = {0: (0.91, 0.31), 1: (0.93, 0.25), 2: (0.95, 0.22)}
 PLAIN = {0: (0.90, 0.30), 1: (0.90, 0.28), 2: (0.91, 0.26)}
@@ -86,7 +86,9 @@ def test_unfinished_and_repeated_runs_are_left_out():
     make(PLAIN, "none")
     make_run("again", scores((0.1, 9.0)), controller="none", seed=0)
     make_run("short", scores((0.1, 9.0))[:2], controller="none", seed=3)
-    shown = page(*(f"{kind}-{seed}" for kind in ("none", "lstm") for seed in LSTM), "again", "short")
+    shown = page(
+        *(f"{kind}-{seed}" for kind in ("none", "lstm") for seed in LSTM), "again", "short"
+    )
     assert shown.tables["differences"][0][1][:3] == ["lstm", "3", "+2.67"]
     text = shown.text["differences"]
     assert "again is left out: none-0 has the same settings and seed." in text
@@ -193,14 +195,18 @@ def test_noise_of_another_folder_of_the_same_name_is_not_taken():
 def test_runs_are_told_apart_by_their_paths_where_names_are_the_same():
     make_run("a/run", scores(LSTM[0]))
     make_run("b/run", scores(LSTM[1]), seed=1)
-    assert [row[0] for row in page("a/run", "b/run").tables["overview"][0][1:]] == ["a/run", "b/run"]
+    assert [row[0] for row in page("a/run", "b/run").tables["overview"][0][1:]] == [
+        "a/run",
+        "b/run",
+    ]
 
 
 def test_without_images_the_rest_is_there(tmp_path):
-    data = DataConfiguration("cifar10", data_dir=str(tmp_path))
     make_run("a", scores(LSTM[0]))
-    configuration = Path("a/configuration.yaml")
-    configuration.write_text(configuration.read_text().replace("name: digits", f"name: {data.name}"))
+    write_configuration(
+        replace(SMALL, data=DataConfiguration("cifar10", data_dir=str(tmp_path))),
+        Path("a/configuration.yaml"),
+    )
     make_run("b", scores(LSTM[1]), seed=1)
     shown = page("a", "b")
     assert "data set 'cifar10' was not found" in shown.text["overview"]
