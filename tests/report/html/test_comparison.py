@@ -1,16 +1,18 @@
 """Pages about several runs: what is compared with what, and every number of it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_runs import SMALL, make_run
 from reading import Page
 from scipy import stats
 
 from timestepper.report.html import read_runs, write_report
-from timestepper.training.configuration import NetworkConfiguration
+from timestepper.training.configuration import DataConfiguration, NetworkConfiguration
+from timestepper.training.recipes import write_configuration
 
 LSTM = {0: (0.91, 0.31), 1: (0.93, 0.25), 2: (0.95, 0.22)}
 PLAIN = {0: (0.90, 0.30), 1: (0.90, 0.28), 2: (0.91, 0.26)}
