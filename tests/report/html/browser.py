@@ -2,12 +2,13 @@
 
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 HOW = (
-    "needs Chromium and the Python package playwright: `make browser` installs the first (as root, "
-    "on Debian or Ubuntu), the extra `dev` the second"
+    "needs Chromium and the Python package playwright: `make browser` installs the first (on Debian "
+    "as root), the extra `dev` the second"
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -16,10 +17,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 def chromium():
     """Start the browser; without one the tests that need it are skipped."""
     playwright = pytest.importorskip("playwright.sync_api", reason=HOW)
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(HOW)
     with playwright.sync_playwright() as driver:
+        programs = [*map(shutil.which, NAMES), driver.chromium.executable_path]
+        program = next((one for one in programs if one and Path(one).exists()), None)
+        if program is None:
+            pytest.skip(HOW)
         # Chromium's own sandbox refuses to work for root, who CI often is.
         yield driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
 

@@ -8,7 +8,7 @@ from timestepper.report.html.heat_map import extremes, heat_map, shown_epochs
 from timestepper.report.html.parts import Missing, Part, Plot, Section, Text
 
 PLAIN = "a plain network has no step sizes: each block's is 1"
-LABELLED = 30
+LABELLED = 16
 """More names than this can't be read along one axis."""
 
 
