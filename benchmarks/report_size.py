@@ -3,8 +3,8 @@
 It makes folders of 20 runs that nobody has trained, as long and as deep as a ResNet-56's on
 CIFAR-10 (300 epochs, 27 blocks), with random step sizes and curves, writes one report of all and
 opens it in headless Chromium. It prints the ratios to what is promised: 15 MB, and 3 seconds until
-the page is loaded, scrolled to its first plot, and that is drawn. That takes Chromium (``make browser``) and playwright
-(the extra ``dev``).
+the page is loaded, scrolled to its first plot, and that is drawn. It takes Chromium (``make
+browser``) and playwright (the extra ``dev``).
 
     python benchmarks/report_size.py
 """

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 HOW = (
-    "needs Chromium and the Python package playwright: `make browser` installs the first (on Debian "
-    "as root), the extra `dev` the second"
+    "needs Chromium and the Python package playwright: `make browser` installs the first (on "
+    "Debian as root), the extra `dev` the second"
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -131,8 +131,8 @@ def _read_data(run: Run) -> dict[str, Any]:
             raise ValueError("it does not describe images")
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{run.data}, which says what the run was trained on, is missing or broken; another run "
-            "on the same images has the same file"
+            f"{run.data}, which says what the run was trained on, is missing or broken; another "
+            "run on the same images has the same file"
         ) from error
     return data
 
