@@ -209,7 +209,16 @@ def test_what_was_not_measured_is_said_with_the_command(trained):
         assert shown.plots[section] == {}
 
 
-def test_measurements_are_shown(trained, capsys):
+@pytest.fixture
+def one_thread():
+    """Many small products: threads that wait for each other take longer than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_measurements_are_shown(trained, one_thread):
     shutil.copytree(trained.folder, "run")
     assert main(["stability", "run", "--images", "1", "--directions", "2"]) == 0
     assert main(["robustness", "run", "--deviations", "0", "1", "--draws", "2"]) == 0
