@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import controller_candidates  # noqa: F401  # So that its candidates' runs can be read.
 from rich.console import Console
 from rich.table import Table
 

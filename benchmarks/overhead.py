@@ -13,11 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import ctypes
-import platform
-import random
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +24,7 @@ from torch import Tensor, nn
 import timestepper
 from timestepper import networks
 from timestepper.provenance import provenance
+from timestepper.speed.alternating import Timings, alternate, keep_memory
 
 CASES = {
     "cifar_resnet20": ("cifar_resnet20", (64, 3, 32, 32)),
@@ -39,23 +35,6 @@ CASES = {
 
 # Two copies of one network differ by a percent or so in speed: each is built that often.
 BUILDS = 8
-
-
-# glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-
-
-def keep_memory() -> None:
-    """Let glibc's allocator return no memory to the system while the process lives.
-
-    It would return and fetch again tens of megabytes in a training step, in one network and not
-    in another: that hangs on the chance of which small block ends up last in memory, and costs up
-    to a fifth of the step. Elsewhere than on glibc nothing is set.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 class LiteralController(nn.Module):
@@ -138,8 +117,7 @@ def measure(
     """
     name, shape = CASES[case]
     images = torch.randn(shape, device=device)
-    seconds: dict[str, list[float]] = {}
-    orders = random.Random(0)
+    timings: Timings | None = None
     for _ in range(BUILDS):
         plain = networks.create(name)
         sides = {
@@ -151,24 +129,13 @@ def measure(
             side: make_step(network.to(device).train(), images, bfloat16)
             for side, network in sides.items()
         }
-        for step in steps.values():
-            for _ in range(2):
-                step()
-        for _ in range(-(-rounds // BUILDS)):
-            # In a fixed or alternating order some network would more often run right behind itself.
-            for side in orders.sample(list(steps), len(steps)):
-                start = time.perf_counter()
-                steps[side]()
-                seconds.setdefault(side, []).append(time.perf_counter() - start)
-
-    def ratio(side: str) -> float:
-        pairs = zip(seconds[side], seconds["plain"], strict=True)
-        return statistics.median(one / plain for one, plain in pairs)
-
+        found = alternate(steps, -(-rounds // BUILDS))
+        timings = found if timings is None else timings.and_then(found)
+    assert timings is not None
     return {
-        "plain_ms": 1e3 * statistics.median(seconds["plain"]),
-        "attached_ratio": ratio("attached"),
-        "literal_ratio": ratio("literal"),
+        "plain_ms": 1e3 * timings.median("plain"),
+        "attached_ratio": timings.ratio("attached", "plain"),
+        "literal_ratio": timings.ratio("literal", "plain"),
     }
 
 

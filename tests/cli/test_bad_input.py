@@ -115,7 +115,7 @@ def test_recipes(text, refuse):
 
 def test_commands(refuse):
     assert refuse("trian") == "there is no command 'trian'; did you mean 'train'?"
-    commands = "train, evaluate, fold, steps, stability, robustness, report, reproduce, demo"
+    commands = "train, evaluate, fold, steps, stability, robustness, report, reproduce, bench, demo"
     assert refuse("xyzzy") == f"there is no command 'xyzzy'; there are {commands}"
     assert refuse("evaluate") == "RUN is missing; see --help"
 
@@ -227,3 +227,14 @@ def test_steps_that_can_not_be_explained(refuse):
     assert "a plot's name ends in .png, .svg or .pdf" in refuse(
         "steps", "mine", "--explain", "--output", "explained.txt"
     )
+
+
+def test_what_can_not_be_timed(refuse):
+    assert refuse("bench", "--rounds", "0") == "rounds is 0; it must be at least 1"
+    assert refuse("bench", "--stepping.controller", "none") == (
+        "stepping.controller is none: there is nothing to compare with the plain network; name a "
+        "controller"
+    )
+    assert "depth 21 is not 6n + 2" in refuse("bench", "--network.name", "cifar_resnet21")
+    assert "no residual branch was found in VGG" in refuse("bench", "--network.name", "timm/vgg11")
+    assert "data set 'cifar10' was not found" in refuse("bench", "--data.name", "cifar10")

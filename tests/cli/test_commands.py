@@ -208,3 +208,15 @@ def test_demo_compares_goes_on_and_reuses(monkeypatch, capsys):
     recipe.write_text("network: {name: cifar_resnet8}\nepochs: 3\n")
     assert main(["demo"]) == 2
     assert "was trained with other settings than the demo's" in capsys.readouterr().err
+
+
+def test_bench(capsys):
+    """It prints every ratio and leaves nothing behind."""
+    assert main(["bench", *TINY[:2], "--data.image_size", "8", "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "lstm: batches of 64×1×8×8" in shown
+    for line in ("with step sizes, over the plain network", "folded, over the plain network"):
+        assert re.search(rf"{line} +│ +\d\.\d\d\d │", shown)
+    assert re.search(r"training with step sizes +│ +[\d,]+ images/s │", shown)
+    assert "hardware: " in shown
+    assert not list(Path().iterdir())

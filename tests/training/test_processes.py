@@ -50,10 +50,10 @@ for strength in (0.0, 10.0):
     configuration = replace(plain, stability=stability)
     trainer = Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
     batches = iter(trainer.batches(0))
-    trainer._step(*next(batches))
+    trainer.step(*next(batches))
     found[strength] = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
 for _ in range(5):
-    trainer._step(*next(batches))
+    trainer.step(*next(batches))
 found["penalty"] = trainer.last_penalty
 found["vectors"] = trainer.penalty.vectors
 torch.save(found, f"process{fabric.global_rank}.pt")
@@ -83,7 +83,8 @@ def test_two_processes_train_one_network():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split("  ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
-    assert len(lines) == 3  # the second process keeps quiet
+    assert len(lines) == 4  # the second process keeps quiet
+    assert lines[-1] == "report: run/report.html"
     # A thread of the process group that is left may abort the process at its end.
     assert [line for line in done.stderr.splitlines() if line.startswith("left:")] == ["left:"] * 2
     trained = load_trained(Run(Path("run")))

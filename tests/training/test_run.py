@@ -120,7 +120,7 @@ def test_folded_weights_are_the_averaged_ones_where_there_is_an_average():
 
 def test_average_is_the_formula(monkeypatch):
     seen = []
-    step = Trainer._step
+    step = Trainer.step
 
     def recording(trainer, *batch):
         if not seen:
@@ -129,7 +129,7 @@ def test_average_is_the_formula(monkeypatch):
         seen.append(trainer.network.fc.weight.detach().clone())
         return loss
 
-    monkeypatch.setattr(Trainer, "_step", recording)
+    monkeypatch.setattr(Trainer, "step", recording)
     start("run", epochs=1, ema_decay=0.75)
     average = seen[0].double()
     for weight in seen[1:]:

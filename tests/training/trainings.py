@@ -31,7 +31,7 @@ def start(folder, resume=False, **changes):
 
 def at_step(monkeypatch, number, action):
     """Do something once, before the n-th optimizer step."""
-    step, made = Trainer._step, []
+    step, made = Trainer.step, []
 
     def counted(trainer, *batch):
         made.append(1)
@@ -39,7 +39,7 @@ def at_step(monkeypatch, number, action):
             action(trainer)
         return step(trainer, *batch)
 
-    monkeypatch.setattr(Trainer, "_step", counted)
+    monkeypatch.setattr(Trainer, "step", counted)
 
 
 def interrupt(folder, monkeypatch, number, which=signal.SIGTERM, **changes):

@@ -23,6 +23,7 @@ COMMANDS = {
     "robustness": "Measure networks under noise, common corruptions and adversarial attacks.",
     "report": "Write one interactive page about a run, or compare several.",
     "reproduce": "Make a table or figure of the paper, beside the paper's own numbers.",
+    "bench": "Time a training on this machine, and what step sizes add to it.",
     "demo": "Train a plain and a time-stepped network on digits, side by side, and fold.",
 }
 """What each command does. Its module of the same name has ``EXAMPLES``, ``add_arguments``, ``run``;

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timestepper.controllers.base import Controller
-from timestepper.controllers.standardise import standardised
+from timestepper.controllers.arrays import Array, ArrayController, sigmoid_in_place
+from timestepper.controllers.standardise import (
+    standardised,
+    standardised_arrays,
+    standardised_backward,
+)
 
 
-class LinearRecurrenceController(Controller):
+class LinearRecurrenceController(ArrayController):
     """A recurrence along the blocks of a stage that is linear in its state.
 
         u_d = w̄_d, brought to zero mean and length 1
@@ -63,3 +69,53 @@ class LinearRecurrenceController(Controller):
         h = torch.bmm(kept, added.t()[..., None])[..., 0].t()
         steps: Tensor = self.project_out(h).sigmoid()
         return steps
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """Return W_in, b_in, what a is the sigmoid of, W_out and b_out."""
+        return (
+            *(self.project_in.weight, self.project_in.bias),
+            self.decay,
+            *(self.project_out.weight, self.project_out.bias),
+        )
+
+    def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
+        """See :meth:`ArrayController.forward_arrays`."""
+        weight_in, bias_in, decay, weight_out, bias_out = operands
+        normed, inverse = standardised_arrays(averaged)
+        x = normed @ weight_in.T
+        x /= math.sqrt(self.features)
+        x += bias_in
+        np.tanh(x, out=x)
+        kept = sigmoid_in_place(decay.copy())
+        h = (1 - kept) * x
+        for d in range(1, self.depth):
+            h[d] += kept * h[d - 1]
+        steps = h @ weight_out.T
+        steps += bias_out
+        sigmoid_in_place(steps)
+        return steps, (normed, inverse, x, kept, h, steps)
+
+    def backward_arrays(
+        self, grad_steps: Array, done: Any, averaged: Array, *operands: Array
+    ) -> tuple[Array, ...]:
+        """See :meth:`ArrayController.backward_arrays`."""
+        weight_in, _, _, weight_out, _ = operands
+        normed, inverse, x, kept, h, steps = done
+        grad_out = grad_steps * steps
+        grad_out *= 1 - steps
+        grad_h = grad_out @ weight_out
+        for d in range(self.depth - 2, -1, -1):
+            grad_h[d] += kept * grad_h[d + 1]
+        grad_decay = (grad_h[1:] * h[:-1]).sum(0) - (grad_h * x).sum(0)
+        grad_decay *= kept * (1 - kept)
+        grad_in = grad_h * (1 - kept)
+        grad_in *= 1 - x * x
+        root = math.sqrt(self.features)
+        return (
+            standardised_backward(grad_in @ weight_in / root, normed, inverse),
+            grad_in.T @ normed / root,
+            grad_in.sum(0),
+            grad_decay,
+            grad_out.T @ h,
+            grad_out.sum(0),
+        )

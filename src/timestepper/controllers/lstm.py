@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
-from timestepper.controllers.base import Controller
+from timestepper.controllers import lstm_arrays
+from timestepper.controllers.arrays import Array, ArrayController
 from timestepper.controllers.lstm_steps import LSTMSteps
-from timestepper.controllers.standardise import standardised
+from timestepper.controllers.standardise import (
+    standardised,
+    standardised_arrays,
+    standardised_backward,
+)
 
 
-class LSTMController(Controller):
+class LSTMController(ArrayController):
     """One LSTM along the blocks of a stage, all parameters shared by them (paper Eq. 10 to 12).
 
     ``x_d = ReLU(W_in w̄_d + b_in)``, one LSTM step from ``(h, c)`` of the block before (zero at the
@@ -49,10 +55,29 @@ class LSTMController(Controller):
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
         if self.standardise:
             averaged = standardised(averaged)
-        steps: Tensor = LSTMSteps.apply(
-            averaged,
+        steps: Tensor = LSTMSteps.apply(averaged, *self.operands())
+        return steps
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """Return W_in, b_in, the gates' weights and biases, W_out and b_out."""
+        return (
             *(self.project_in.weight, self.project_in.bias),
             *(self.gates.weight, self.gates.bias),
             *(self.project_out.weight, self.project_out.bias),
         )
-        return steps
+
+    def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
+        """See :meth:`ArrayController.forward_arrays`."""
+        seen, inverse = standardised_arrays(averaged) if self.standardise else (averaged, None)
+        steps, done = lstm_arrays.forward(seen, *operands)
+        return steps, (seen, inverse, done)
+
+    def backward_arrays(
+        self, grad_steps: Array, done: Any, averaged: Array, *operands: Array
+    ) -> tuple[Array, ...]:
+        """See :meth:`ArrayController.backward_arrays`."""
+        seen, inverse, within = done
+        grad, *grads = lstm_arrays.backward(grad_steps, within, seen, *operands)
+        if inverse is not None:
+            grad = standardised_backward(grad, seen, inverse)
+        return grad, *grads

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from timestepper.controllers.arrays import Array
 
 SMALLEST_VARIANCE = 1e-12
 """Averages of wide layers' weights have variances of 1e-6: what is added to them must be less."""
@@ -24,3 +27,26 @@ def standardised(averaged: Tensor) -> Tensor:
     varies = rows.std(1, correction=0, keepdim=True) > rounding
     normed = torch.nn.functional.layer_norm(averaged, averaged.shape[1:], eps=SMALLEST_VARIANCE)
     return torch.where(varies, normed, 0.0)
+
+
+def standardised_arrays(averaged: Array) -> tuple[Array, Array]:
+    """Compute the same in numpy.
+
+    Returns:
+        The standardised rows, and the inverse of each one's standard deviation, ``(depth, 1)``,
+        zero where there is none.
+    """
+    rounding = ROUNDING * np.finfo(averaged.dtype).eps * np.abs(averaged).max(1, keepdims=True)
+    normed = averaged - averaged.mean(1, keepdims=True)
+    variance = np.square(normed).mean(1, keepdims=True)
+    inverse = (variance > rounding * rounding) / np.sqrt(variance + SMALLEST_VARIANCE)
+    inverse = inverse.astype(averaged.dtype, copy=False)
+    normed *= inverse
+    return normed, inverse
+
+
+def standardised_backward(grad: Array, normed: Array, inverse: Array) -> Array:
+    """Compute the gradient of ``averaged`` from that of the standardised rows."""
+    along = (grad * normed).mean(1, keepdims=True)
+    result: Array = (grad - grad.mean(1, keepdims=True) - normed * along) * inverse
+    return result

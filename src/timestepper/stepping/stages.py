@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from timestepper.controllers import Controller
 from timestepper.errors import AttachedError
+from timestepper.stepping.array_products import ArrayPlan, array_products
 from timestepper.stepping.branches import Branch, average_weights, weight_of
 from timestepper.stepping.factors import along, factors_of, merged
 
@@ -39,6 +40,11 @@ class Stage:
         self.factors = [*self.matrices, *self.vectors]
         self.runs = merged([run for factor in self.vectors for run in factor.runs])
         self.lengths = [factor.channels for factor in self.vectors]
+        self.array_plan = ArrayPlan.of(
+            [weight_of(module) for module in self.read],
+            [factor.parameter for factor in self.vectors],
+            self.runs,
+        )
         self.places = [
             (factor, *_place(network, factor.owner)) for factor in self.factors if factor.owner
         ]
@@ -87,14 +93,19 @@ class Stage:
             are multiplied in one operation; fold writes down these same products, which is why
             folding is bit for bit exact.
         """
+        vectors = [factor.parameter for factor in self.vectors]
+        if not self.matrices:
+            weights = [weight_of(module) for module in self.read]
+            computed = array_products(self.array_plan, self.controller, weights, vectors)
+            if computed is not None:
+                return computed
         steps = self.step_sizes()
         products = [factor.product(steps) for factor in self.matrices]
-        if self.vectors:
-            vectors = torch.cat([factor.parameter.reshape(-1) for factor in self.vectors])
-            pieces = (vectors * along(self.runs, steps)).split(self.lengths)
+        if vectors:
+            joined = torch.cat([vector.reshape(-1) for vector in vectors])
+            pieces = (joined * along(self.runs, steps)).split(self.lengths)
             products += [
-                piece.view(factor.parameter.shape)
-                for factor, piece in zip(self.vectors, pieces, strict=True)
+                piece.view(vector.shape) for piece, vector in zip(pieces, vectors, strict=True)
             ]
         return products
 

@@ -203,7 +203,7 @@ class Trainer:
         losses: list[Tensor] = []
         start = time.perf_counter()
         for inputs, labels in self.batches(self.batch):
-            losses.append(self._step(inputs, labels))
+            losses.append(self.step(inputs, labels))
             self.batch += 1
             images_seen += len(labels) * self.fabric.world_size
             last = self.batch == self.updates_per_epoch
@@ -226,7 +226,7 @@ class Trainer:
                 self._leave(signal)
         return images_seen
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Make one optimizer step; return the batch's loss."""
         lr = learning_rate(self.configuration, self.updates, self.updates_per_epoch)
         for group in self.optimizer.param_groups:

@@ -1,0 +1,68 @@
+"""``timestepper bench``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from timestepper.errors import ConfigurationError
+from timestepper.provenance import provenance
+from timestepper.speed import Speed, keep_memory, measure_speed
+from timestepper.training.recipes import add_configuration, to_configuration
+
+EXAMPLES = (
+    "timestepper bench",
+    "timestepper bench --network.name cifar_resnet56 --precision bf16-mixed --channels_last true",
+    "timestepper bench --network.name timm/resnet50 --data.image_size 224 --batch_size 8",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "--rounds", type=int, default=24, help="how often each step and pass is timed"
+    )
+    add_configuration(parser)
+    parser.set_defaults({"data.image_size": 32})
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Measure and print."""
+    if parsed.rounds < 1:
+        raise ConfigurationError(f"rounds is {parsed.rounds}; it must be at least 1")
+    configuration = to_configuration(parser, parsed)
+    if configuration.stepping.controller == "none":
+        raise ConfigurationError(
+            "stepping.controller is none: there is nothing to compare with the plain network; "
+            "name a controller"
+        )
+    console = Console()
+    keep_memory()
+    with tempfile.TemporaryDirectory() as folder, console.status("measuring"):
+        speed = measure_speed(configuration, parsed.rounds, Path(folder))
+    name = f"{configuration.network.name}, {configuration.stepping.controller}"
+    console.print(_table(name, speed))
+    for line in provenance(speed.device, command="timestepper bench")[1:]:
+        console.print(line, highlight=False)
+    return 0
+
+
+def _table(name: str, speed: Speed) -> Table:
+    shape = "×".join(map(str, speed.batch))
+    table = Table(title=f"{name}: batches of {shape}", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for label, value in (
+        ("training step, plain network", f"{1e3 * speed.training.median('plain'):.1f} ms"),
+        ("with step sizes, over the plain network", f"{speed.training_ratio:.3f}"),
+        ("inference, plain network", f"{1e3 * speed.inference.median('plain'):.1f} ms"),
+        ("folded, over the plain network", f"{speed.inference_ratio:.3f}"),
+        ("training with step sizes", f"{speed.images_per_second:,.0f} images/s"),
+        ("forward, backward and optimizer's share of it", f"{speed.working:.0%}"),
+    ):
+        table.add_row(label, value)
+    return table

@@ -1,0 +1,209 @@
+"""A stage's products in one operation, for networks on the CPU.
+
+Averages of the weights, controller and products are dozens of tiny operations for each block,
+and forward, backward and bookkeeping of each cost more than what it computes. Here autograd sees
+one node for a stage, and what is tiny is computed in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from timestepper.controllers.arrays import Array, ArrayController
+from timestepper.stepping.factors import Run
+
+PLAIN = (Tensor, nn.Parameter)
+PRECISIONS = (torch.float32, torch.float64)
+LARGEST = 2**16
+"""Numbers in a controller's parameters up to which numpy pays. Products of larger matrices take
+longer than calling them, and numpy's threads and torch's would wait for each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPlan:
+    """What is the same in all passes of a stage.
+
+    Attributes:
+        runs: what the vectors' values are multiplied by, one vector after the other.
+        lengths: of the vectors.
+        flat: they have one dimension each.
+        shapes: of the weights that are read, ``(out, in, *kernel)``.
+        inverses: for each number in the averaged weights, one over how many were added for it.
+        sizes: how many there are from each weight.
+    """
+
+    runs: tuple[Run, ...]
+    lengths: list[int]
+    flat: bool
+    shapes: list[torch.Size]
+    inverses: Array
+    sizes: list[int]
+
+    @classmethod
+    def of(
+        cls, weights: Sequence[Tensor], vectors: Sequence[Tensor], runs: Sequence[Run]
+    ) -> ArrayPlan:
+        """Plan the passes with such weights and vectors."""
+        sizes = [weight.numel() // weight.shape[1] for weight in weights]
+        return cls(
+            runs=tuple(runs),
+            lengths=[vector.numel() for vector in vectors],
+            flat=all(vector.ndim == 1 for vector in vectors),
+            shapes=[weight.shape for weight in weights],
+            inverses=np.repeat([1 / weight.shape[1] for weight in weights], sizes),
+            sizes=sizes,
+        )
+
+
+def array_products(
+    plan: ArrayPlan, controller: nn.Module, weights: Sequence[Tensor], vectors: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """Average weights, compute step sizes and multiply vectors by them.
+
+    Args:
+        plan: for these weights and vectors.
+        controller: of the stage.
+        weights: what the controller reads, as many for each branch.
+        vectors: of any shape.
+
+    Returns:
+        The products; None where numpy can't compute them, or not as fast: the controller has no
+        such code, runs hooks or is large; not all tensors are plain ones on the CPU, float32 or
+        float64; or operations are being traced or transformed.
+    """
+    if (
+        not _written_in_arrays(controller)
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or is_in_torch_dispatch_mode()
+    ):
+        return None
+    operands = controller.operands()
+    tensors = [*weights, *operands, *vectors]
+    dtype = tensors[0].dtype
+    if (
+        dtype not in PRECISIONS
+        or sum(operand.numel() for operand in operands) > LARGEST
+        or not all(
+            type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype for tensor in tensors
+        )
+    ):
+        return None
+    products: tuple[Tensor, ...] = _ArrayProducts.apply(plan, controller, *tensors)
+    return list(products)
+
+
+def _written_in_arrays(controller: nn.Module) -> TypeGuard[ArrayController]:
+    """Tell whether a controller's code in numpy computes what running it would."""
+    defined = type(controller).__dict__
+    return (
+        isinstance(controller, ArrayController)
+        and "forward" in defined
+        and "forward_arrays" in defined
+        and not controller._forward_hooks
+        and not controller._forward_pre_hooks
+        and not controller._backward_hooks
+        and not controller._backward_pre_hooks
+    )
+
+
+class _ArrayProducts(torch.autograd.Function):
+    # Where weights are no longer finite, numpy would warn, which torch's operations don't.
+    @staticmethod
+    @np.errstate(all="ignore")
+    def forward(
+        ctx: FunctionCtx, plan: ArrayPlan, controller: ArrayController, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute the products; tensors are weights, the controller's operands and vectors."""
+        weights, operands, vectors = _split(plan, tensors)
+        averaged = _average(plan, weights).reshape(controller.depth, -1)
+        steps, done = controller.forward_arrays(averaged, *operands)
+        factors = _along(plan.runs, steps.reshape(-1))
+        joined = _joined(vectors)
+        ctx.save_for_backward(*tensors)
+        ctx.rest = plan, controller, averaged, done, factors, joined  # type: ignore[attr-defined]
+        return _parts(plan, joined * factors, vectors)
+
+    @staticmethod
+    @once_differentiable
+    @np.errstate(all="ignore")
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
+        """Compute all gradients."""
+        plan, controller, averaged, done, factors, joined = ctx.rest  # type: ignore[attr-defined]
+        _, operands, vectors = _split(plan, ctx.saved_tensors)  # type: ignore[attr-defined]
+        grad = _joined(grad_outputs)
+        of_vectors = _parts(plan, grad * factors, vectors)
+        grad *= joined
+        of_steps = np.zeros((controller.depth, controller.channels), grad.dtype)
+        _add_along(plan.runs, of_steps.reshape(-1), grad)
+        of_averaged, *of_operands = controller.backward_arrays(of_steps, done, averaged, *operands)
+        of_weights = _spread(plan, of_averaged.reshape(-1))
+        return None, None, *of_weights, *map(torch.from_numpy, of_operands), *of_vectors
+
+
+def _split(
+    plan: ArrayPlan, tensors: Sequence[Tensor]
+) -> tuple[Sequence[Tensor], list[Array], Sequence[Tensor]]:
+    """Separate weights, operands (as arrays) and vectors."""
+    first, last = len(plan.sizes), len(tensors) - len(plan.lengths)
+    operands = [tensor.detach().numpy() for tensor in tensors[first:last]]
+    return tensors[:first], operands, tensors[last:]
+
+
+def _average(plan: ArrayPlan, weights: Sequence[Tensor]) -> Array:
+    """Average each weight over its input dimension, one behind the other."""
+    sums = weights[0].new_empty(len(plan.inverses))
+    for weight, shape, part in zip(weights, plan.shapes, sums.split(plan.sizes), strict=True):
+        torch.sum(weight, 1, out=part.view(shape[0], *shape[2:]))
+    averages: Array = sums.numpy()
+    averages *= plan.inverses
+    return averages
+
+
+def _spread(plan: ArrayPlan, grad: Array) -> list[Tensor]:
+    """Spread the gradient of averages evenly over the input dimension, as expanded views."""
+    parts = torch.from_numpy(grad * plan.inverses.astype(grad.dtype)).split(plan.sizes)
+    return [
+        part.view(shape[0], 1, *shape[2:]).expand(shape)
+        for part, shape in zip(parts, plan.shapes, strict=True)
+    ]
+
+
+def _along(runs: Sequence[Run], steps: Array) -> Array:
+    """Put step sizes and ones one behind the other, as :func:`~.factors.along` does."""
+    return np.concatenate(
+        [
+            np.ones(length, steps.dtype) if start is None else steps[start : start + length]
+            for start, length in runs
+        ]
+    )
+
+
+def _add_along(runs: Sequence[Run], steps: Array, values: Array) -> None:
+    """Add to each step size the values that stand where :func:`_along` puts it."""
+    at = 0
+    for start, length in runs:
+        if start is not None:
+            steps[start : start + length] += values[at : at + length]
+        at += length
+
+
+def _joined(vectors: Sequence[Tensor]) -> Array:
+    joined: Array = torch.cat([vector.detach().reshape(-1) for vector in vectors]).numpy()
+    return joined
+
+
+def _parts(plan: ArrayPlan, joined: Array, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Undo :func:`_joined`."""
+    parts: tuple[Tensor, ...] = torch.from_numpy(joined).split(plan.lengths)
+    if plan.flat:
+        return parts
+    return tuple(part.view(vector.shape) for part, vector in zip(parts, like, strict=True))

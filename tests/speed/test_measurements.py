@@ -1,0 +1,47 @@
+"""What is timed is the training itself."""
+
+import torch
+
+from timestepper.speed import measure_speed
+from timestepper.training.configuration import (
+    Configuration,
+    DataConfiguration,
+    NetworkConfiguration,
+    ScheduleConfiguration,
+)
+from timestepper.training.loop import Trainer
+
+CONFIGURATION = Configuration(
+    network=NetworkConfiguration("cifar_resnet8"),
+    data=DataConfiguration(image_size=16),
+    schedule=ScheduleConfiguration(warmup_epochs=3),
+    batch_size=256,
+    accelerator="cpu",
+)
+
+
+def test_sides_and_shares(tmp_path, monkeypatch):
+    steps = []
+    step = Trainer.step
+
+    def counted(trainer, inputs, labels):
+        steps.append(hasattr(trainer.network, "time_stepping"))
+        return step(trainer, inputs, labels)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+    speed = measure_speed(CONFIGURATION, 3, tmp_path)
+    assert speed.batch == (256, 1, 16, 16)
+    assert speed.device == torch.device("cpu")
+    assert {name: len(found) for name, found in speed.training.seconds.items()} == {
+        "plain": 3,
+        "attached": 3,
+    }
+    assert speed.inference.seconds.keys() == {"plain", "folded"}
+    # Two calls before each timing, and two epochs of six batches.
+    assert (steps.count(False), steps.count(True)) == (2 + 3, 2 * (2 + 3) + 2 * 6)
+    assert speed.training_ratio == speed.training.ratio("attached", "plain")
+    assert speed.inference_ratio == speed.inference.ratio("folded", "plain")
+    # Of the order of the truth, and not of its inverse or a thousandth.
+    assert 0.2 < speed.working < 5
+    seconds = speed.training.median("attached")
+    assert 0.2 < speed.images_per_second * seconds / 256 < 5

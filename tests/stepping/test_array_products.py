@@ -1,0 +1,190 @@
+"""The way through numpy computes what the controllers' own forward and autograd do."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from home_made import HomeMade
+
+import timestepper
+from timestepper.controllers import CONTROLLERS, LSTMController
+from timestepper.controllers.arrays import ArrayController
+from timestepper.networks import create
+from timestepper.stepping import stages
+from timestepper.stepping.array_products import array_products
+
+WRITTEN_IN_ARRAYS = ["lstm", "lstm+", "lstm-standardised"]
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Whether the way was taken, call by call."""
+    calls = []
+
+    def watched(*arguments):
+        products = array_products(*arguments)
+        calls.append(products is not None)
+        return products
+
+    monkeypatch.setattr(stages, "array_products", watched)
+    return calls
+
+
+def results(network, images):
+    """Output and all gradients of one pass."""
+    network.zero_grad()
+    output = network(images)
+    output.square().sum().backward()
+    gradients = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+    return {"output": output.detach(), **gradients}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        scale = expected[name].abs().max().clamp_min(1e-12)
+        assert ((tensor - expected[name]).abs().max() / scale).item() < 1e-10, name
+
+
+@pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_arrays_against_forward_and_autograd(controller, depth):
+    torch.manual_seed(depth)
+    module = CONTROLLERS[controller](depth, 24, 12, 3).double()
+    assert isinstance(module, ArrayController)
+    averaged = (torch.randn(depth, 24).double() * 0.3).requires_grad_()
+    with torch.no_grad():
+        averaged[-1] = 0.2  # equal weights: nothing to standardise
+        for operand in module.operands():
+            operand.copy_(torch.randn_like(operand))
+    assert {id(p) for p in module.parameters()} == {id(p) for p in module.operands()}
+    steps = module(averaged)
+    grad_steps = torch.randn_like(steps)
+    expected = torch.autograd.grad(steps, (averaged, *module.operands()), grad_steps)
+    arrays = [tensor.detach().numpy() for tensor in (averaged, *module.operands())]
+    before = [array.copy() for array in arrays]
+    found, done = module.forward_arrays(*arrays)
+    torch.testing.assert_close(torch.from_numpy(found), steps.detach(), rtol=1e-12, atol=0)
+    gradients = module.backward_arrays(grad_steps.numpy(), done, *arrays)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(gradient), reference, rtol=1e-9, atol=1e-12)
+    for array, unchanged in zip(arrays, before, strict=True):
+        assert (array == unchanged).all()
+
+
+@pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
+def test_networks_against_the_general_way(home_made, images, taken, monkeypatch, controller):
+    images = images.double()
+    network = timestepper.attach(home_made.double(), controller)
+    found = results(network, images)
+    assert taken == [True]
+    monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
+    assert_same(found, results(network, images))
+
+
+def test_scales_of_other_shapes_and_runs_of_ones(taken, monkeypatch):
+    torch.manual_seed(0)
+    network = timestepper.attach(create("cifar_densenet40_k12").double())
+    images = torch.randn(2, 3, 32, 32).double()
+    found = results(network, images)
+    assert taken == [True] * len(network.time_stepping.stages)
+    assert any(start is None for stage in network.time_stepping.stages for start, _ in stage.runs)
+    monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
+    assert_same(found, results(network, images))
+
+
+class Overriding(LSTMController):
+    def forward(self, averaged):
+        return 0.25 + 0 * super().forward(averaged)
+
+
+def wide(hidden, depth, features, channels, narrow):
+    """As many numbers as ImageNet's networks have in their last stages."""
+    return LSTMController(depth, features, channels, hidden)
+
+
+class OneForEach(torch.nn.Module):
+    """Step sizes of 1 by a module of the user's own."""
+
+    def __init__(self, depth, features, channels, hidden):
+        super().__init__()
+        self.ones = torch.nn.Parameter(torch.ones(depth, channels))
+
+    def forward(self, averaged):
+        return self.ones
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "another controller": lambda: timestepper.attach(HomeMade(), OneForEach),
+        "an overridden forward": lambda: timestepper.attach(HomeMade(), Overriding),
+        "no weights": lambda: timestepper.attach(HomeMade(), "indp"),
+        "a large controller": lambda: timestepper.attach(HomeMade(), partial(wide, 200)),
+        "bfloat16": lambda: timestepper.attach(HomeMade()).bfloat16(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_what_goes_the_general_way(images, taken, change):
+    network = change[1]()
+    network(images.to(next(network.parameters()).dtype)).sum().backward()
+    assert taken == [False]
+
+
+def test_hooks_on_controllers_are_run(home_made, images, taken):
+    network = timestepper.attach(home_made)
+    controller = network.time_stepping["layer1"]
+    hook = controller.register_forward_hook(lambda module, inputs, steps: 0 * steps + 1)
+    with_ones = network(images)
+    assert taken == [False]
+    hook.remove()
+    assert not torch.allclose(network(images), with_ones)
+    assert taken == [False, True]
+
+
+def test_transformed_networks_go_the_general_way(home_made, images, taken):
+    network = timestepper.attach(home_made.double(), "lstm+").eval()
+    parameters = dict(network.named_parameters())
+
+    def loss(parameters):
+        return torch.func.functional_call(network, parameters, (images.double(),)).square().sum()
+
+    gradients = torch.func.grad(loss)(parameters)
+    assert taken == [False]
+    expected = results(network, images.double())
+    assert_same(gradients, {name: expected[name] for name in gradients})
+
+
+def test_weights_changed_between_forward_and_backward_are_noticed(home_made, images, taken):
+    network = timestepper.attach(home_made)
+    loss = network(images).sum()
+    with torch.no_grad():
+        network.time_stepping["layer1"].project_out.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    assert taken == [True]
+
+
+def test_some_parameters_frozen(home_made, images, taken):
+    network = timestepper.attach(home_made.double())
+    whole = results(copy.deepcopy(network), images.double())
+    for parameter in (network.layer1[0].bn2.weight, network.layer1[1].conv1.weight):
+        parameter.requires_grad_(False)
+    network.time_stepping.requires_grad_(False)
+    some = results(network, images.double())
+    assert len(some) < len(whole)
+    assert_same(some, {name: whole[name] for name in some})
+    assert taken == [True, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_not_finite_come_through_without_a_warning(home_made, images, taken):
+    network = timestepper.attach(home_made)
+    with torch.no_grad():
+        network.layer1[1].conv1.weight.fill_(1e30)
+        network.time_stepping["layer1"].project_in.weight.fill_(1e30)
+    output = network(images)
+    output.sum().backward()
+    assert not output.isfinite().all()
+    assert taken == [True]
