@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow check format wheel clean
+.PHONY: help setup browser demo test test-slow check format wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -15,6 +15,11 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 setup: $(READY)  ## Create the environment in .venv, with the pinned versions of constraints.txt
+
+browser: $(READY)  ## Install Chromium, in which the report is tested (Debian: as root)
+	@command -v chromium >/dev/null \
+	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || $(BIN)/playwright install --with-deps chromium
 
 demo: $(READY)  ## Train a plain and a time-stepped network side by side, and fold (two minutes)
 	$(BIN)/timestepper demo

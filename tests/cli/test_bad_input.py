@@ -115,7 +115,7 @@ def test_recipes(text, refuse):
 
 def test_commands(refuse):
     assert refuse("trian") == "there is no command 'trian'; did you mean 'train'?"
-    commands = "train, evaluate, fold, steps, stability, robustness, reproduce, bench, demo"
+    commands = "train, evaluate, fold, steps, stability, robustness, report, reproduce, bench, demo"
     assert refuse("xyzzy") == f"there is no command 'xyzzy'; there are {commands}"
     assert refuse("evaluate") == "RUN is missing; see --help"
 

@@ -83,7 +83,8 @@ def test_two_processes_train_one_network():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split("  ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
-    assert len(lines) == 3  # the second process keeps quiet
+    assert len(lines) == 4  # the second process keeps quiet
+    assert lines[-1] == "report: run/report.html"
     # A thread of the process group that is left may abort the process at its end.
     assert [line for line in done.stderr.splitlines() if line.startswith("left:")] == ["left:"] * 2
     trained = load_trained(Run(Path("run")))

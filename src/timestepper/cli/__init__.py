@@ -21,6 +21,7 @@ COMMANDS = {
     "steps": "Show step sizes and evolution time, by stage and block, as a table and a plot.",
     "stability": "Measure how perturbations grow in a network, and the paper's bound on it.",
     "robustness": "Measure networks under noise, common corruptions and adversarial attacks.",
+    "report": "Write one interactive page about a run, or compare several.",
     "reproduce": "Make a table or figure of the paper, beside the paper's own numbers.",
     "bench": "Time a training on this machine, and what step sizes add to it.",
     "demo": "Train a plain and a time-stepped network on digits, side by side, and fold.",

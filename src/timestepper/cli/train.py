@@ -53,7 +53,12 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         configuration = target.read_configuration()
     else:
         target = Run(Path(parsed.folder or default_folder(configuration)))
-    train(target, configuration, resume=parsed.resume is not None, console=Console())
+    train(
+        *(target, configuration),
+        resume=parsed.resume is not None,
+        console=Console(),
+        report=True,
+    )
     return 0
 
 

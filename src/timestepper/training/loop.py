@@ -33,21 +33,22 @@ from timestepper.training.explanations import (
     to_state,
     write_explanations,
 )
-from timestepper.training.folded import folded_copy, write_weights
 from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals
 from timestepper.training.progress import TrainingProgress, last_line
+from timestepper.training.results import write_report, write_results
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
 from timestepper.training.step_history import extended, write_step_history
+from timestepper.training.trained import Trained
 
 # Looking at a number makes the host wait for the device: the loss is looked at this often.
 STEPS_BETWEEN_LOOKS = 20
 
-VERIFIED_IMAGES = 64
 
-
-def train(run: Run, configuration: Configuration, *, resume: bool, console: Console) -> None:
+def train(
+    run: Run, configuration: Configuration, *, resume: bool, console: Console, report: bool = False
+) -> None:
     """Train a network and leave everything about it in the run's folder.
 
     Args:
@@ -56,6 +57,7 @@ def train(run: Run, configuration: Configuration, *, resume: bool, console: Cons
         resume: go on from the last checkpoint; on one CPU the final weights are bit for bit
             those of an uninterrupted training.
         console: where progress is shown.
+        report: write the report at the end, too.
 
     Raises:
         TimestepperError: a value, a file or the run's folder is not as it should be, or the loss
@@ -66,16 +68,18 @@ def train(run: Run, configuration: Configuration, *, resume: bool, console: Cons
         run.require_new()
     fabric = build_fabric(configuration)
     try:
-        _train(run, configuration, fabric, resume=resume, console=console)
+        trained = _train(run, configuration, fabric, resume=resume, console=console)
     except Interrupted:
         _leave_processes(fabric)
         raise
     _leave_processes(fabric)
+    if report and fabric.is_global_zero:
+        console.print(write_report(run, trained), highlight=False, soft_wrap=True)
 
 
 def _train(
     run: Run, configuration: Configuration, fabric: Fabric, *, resume: bool, console: Console
-) -> None:
+) -> Trained:
     images = build_data(configuration)
     trainer = Trainer(run, configuration, images, fabric)
     if not fabric.is_global_zero:
@@ -94,9 +98,11 @@ def _train(
         if fabric.is_global_zero:
             run.start(images, fabric.device)
     trainer.fit(console)
+    trained = Trained(trainer.trained.eval(), configuration, images, fabric, trainer.epoch, None)
     if fabric.is_global_zero:
-        trainer.finish()
+        write_results(run, trained, trainer.history)
         console.print(last_line(trainer.history[-1], run), highlight=False, soft_wrap=True)
+    return trained
 
 
 def _leave_processes(fabric: Fabric) -> None:
@@ -178,7 +184,9 @@ class Trainer:
             stack.enter_context(progress)
             events = None
             if self.fabric.is_global_zero:
-                events = stack.enter_context(closing(Events(self.run.events, self.history)))
+                events = stack.enter_context(
+                    closing(Events(self.run.events, self.history, self.step_history))
+                )
             while self.epoch < self.configuration.epochs:
                 start = time.perf_counter()
                 images_seen = self._train_epoch(signals, progress)
@@ -296,7 +304,7 @@ class Trainer:
         self._save(best=best)
         if events is not None:  # the first process
             self._write_histories()
-            events.write(self.history[-1])
+            events.write(self.history[-1], self.step_history)
 
     def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
         times = evolution_time(self.trained) if hasattr(self.trained, "time_stepping") else {}
@@ -361,11 +369,12 @@ class Trainer:
             self.run.add_provenance(f"from {self._done()} on", self.fabric.device)
 
     def _write_histories(self) -> None:
-        self.run.write_metrics(self.history)
         if self.step_history:
             write_step_history(self.step_history, self.run.step_history)
         if self.explanations:
             write_explanations(self.explanations, self.run.explanation)
+        # Last, as what waits for an epoch looks at this file.
+        self.run.write_metrics(self.history)
 
     def _done(self) -> str:
         """Say how far the training is."""
@@ -380,16 +389,3 @@ class Trainer:
             f"stopped after {self._done()}; everything is saved, continue with: "
             f"timestepper train --resume {self.run.folder}",
         )
-
-    def finish(self) -> None:
-        """Write the folded network and the plots."""
-        from timestepper.report import plot_curves, plot_step_sizes
-
-        split = self.images.evaluation_split
-        batches = self.images.batches(split, VERIFIED_IMAGES, device=self.fabric.device)
-        some, _ = next(iter(batches))
-        plain = folded_copy(self.trained, some)
-        write_weights(plain, self.run.folded)
-        plot_curves(self.history, self.run.curves_plot)
-        if hasattr(self.trained, "time_stepping"):
-            plot_step_sizes(self.trained, self.run.steps_plot)

@@ -43,6 +43,7 @@ class Run:
         self.curves_plot = folder / "curves.png"
         self.steps_plot = folder / "step_sizes.png"
         self.explanation_plot = folder / "explanation.png"
+        self.report = folder / "report.html"
 
     def create(self, configuration: Configuration, images: DataSet, device: torch.device) -> None:
         """Make the folder and write down what is trained on what, and by what code.

@@ -1,0 +1,149 @@
+"""What a run's folder holds, read for the report; nothing is computed here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timestepper.errors import RunError
+from timestepper.training.configuration import Configuration
+from timestepper.training.run import History, Run
+from timestepper.training.step_history import StepHistory, read_step_history
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a run.
+
+    Attributes:
+        name: what the page calls it.
+        run: its folder.
+        configuration: what was trained.
+        data: on what, as :meth:`~timestepper.data.DataSet.fingerprint` describes it.
+        history: a row for each epoch.
+        provenance: by what code, as the lines of the run's file.
+        steps: the step sizes at the start and after each epoch; empty for a plain network.
+    """
+
+    name: str
+    run: Run
+    configuration: Configuration
+    data: dict[str, Any]
+    history: History
+    provenance: tuple[str, ...]
+    steps: StepHistory
+
+    @property
+    def split(self) -> str:
+        """On which images each epoch was evaluated."""
+        return "validation" if "validation_loss" in self.history[-1] else "test"
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return len(self.history)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epochs >= self.configuration.epochs
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it is trained with step sizes."""
+        return self.configuration.stepping.controller != "none"
+
+    @property
+    def images(self) -> tuple[object, ...]:
+        """What tells the images that it is trained and evaluated on from others."""
+        return self.configuration.data.name, self.split, json.dumps(self.data, sort_keys=True)
+
+    def curve(self, column: str) -> list[float]:
+        """Return a column of the metrics, a number for each epoch."""
+        return [row[column] for row in self.history]
+
+
+def read_evidence(run: Run, name: str) -> Evidence:
+    """Read a run's folder.
+
+    Args:
+        run: the run.
+        name: what the page calls it.
+
+    Raises:
+        RunError: it is not a run, has no epoch yet, or one of its files is broken.
+        ConfigurationError: its configuration is invalid.
+    """
+    configuration = run.read_configuration()
+    if not run.metrics.exists():
+        raise RunError(
+            f"{run.folder} has no epoch yet; report it when its first one is done, or wait for "
+            "that with --watch"
+        )
+    history = _read_metrics(run)
+    steps = read_step_history(run.step_history) if _has_steps(configuration) else {}
+    return Evidence(
+        name=name,
+        run=run,
+        configuration=configuration,
+        data=_read_data(run),
+        history=history,
+        provenance=_lines(run.provenance),
+        steps=steps,
+    )
+
+
+def _has_steps(configuration: Configuration) -> bool:
+    return configuration.stepping.controller != "none"
+
+
+def _read_metrics(run: Run) -> History:
+    """Read the metrics.
+
+    Raises:
+        RunError: the file is empty, or broken.
+    """
+    try:
+        with run.metrics.open(encoding="utf-8", newline="") as file:
+            rows = [
+                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+            ]
+        split = "validation" if "validation_loss" in rows[-1] else "test"
+        needed = {"epoch", "lr", "train_loss", "train_accuracy", "images_per_second"}
+        needed |= {f"{split}_loss", f"{split}_accuracy"}
+        if lacking := sorted(needed - rows[-1].keys()):
+            raise ValueError(f"it has no column {lacking[0]}")
+        if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+            raise ValueError("its epochs are not 1, 2, 3 and so on")
+    except (OSError, ValueError, TypeError, IndexError, csv.Error) as error:
+        reason = "it has no row" if isinstance(error, IndexError) else str(error)
+        raise RunError(_broken(run.metrics, run, reason)) from error
+    return rows
+
+
+def _read_data(run: Run) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(run.data.read_text(encoding="utf-8"))
+        if not {"classes", "training_images", "test_images", "shape"} <= data.keys():
+            raise ValueError("it does not describe images")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{run.data}, which says what the run was trained on, is missing or broken; another "
+            "run on the same images has the same file"
+        ) from error
+    return data
+
+
+def _broken(path: Path, run: Run, reason: str) -> str:
+    return f"{path} is broken ({reason}); timestepper train --resume {run.folder} writes it anew"
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """Read the lines of a text file, none where it is missing."""
+    try:
+        return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return ()

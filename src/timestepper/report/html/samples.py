@@ -1,0 +1,96 @@
+"""What a network makes of some images that it was not trained on."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from timestepper.data import DataSet
+from timestepper.report.html.parts import Picture
+from timestepper.training.trained import Trained
+
+IMAGES = 500
+"""So many images are classified at most,"""
+PIXELS = 2**21
+"""and of larger ones so many that they have this many pixels: seconds on one core."""
+SHOWN = 12
+"""So many of the right ones, and of the wrong ones."""
+SIDE = 96
+"""Larger images are shrunk to this."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with what a network makes of them.
+
+    Attributes:
+        split: which images.
+        seen: how many were classified, the first ones.
+        right: how many of them are right.
+        shown_wrong: the first of those that are wrong.
+        shown_right: the first of the others.
+        epochs: how many epochs the network had seen.
+    """
+
+    split: str
+    seen: int
+    right: int
+    shown_wrong: tuple[Picture, ...]
+    shown_right: tuple[Picture, ...]
+    epochs: int
+
+
+@torch.no_grad()
+def classify(trained: Trained) -> Samples:
+    """Classify the first images of those that the run is evaluated on."""
+    images = trained.images
+    height, width = images.image_size
+    count = max(SHOWN, min(IMAGES, PIXELS // (height * width)))
+    split = images.evaluation_split
+    inputs, labels = next(iter(images.batches(split, count, device=trained.fabric.device)))
+    with trained.fabric.autocast():
+        outputs = trained.network(inputs).float()
+    probabilities, predicted = outputs.softmax(1).max(1)
+    is_right = (predicted == labels).cpu()
+
+    def pictures(chosen: Tensor) -> tuple[Picture, ...]:
+        return tuple(
+            Picture(
+                source=data_uri(inputs[number], images),
+                true=images.classes[labels[number]],
+                predicted=images.classes[predicted[number]],
+                probability=probabilities[number].item(),
+            )
+            for number in chosen.nonzero().flatten()[:SHOWN].tolist()
+        )
+
+    return Samples(
+        split=split,
+        seen=len(labels),
+        right=int(is_right.sum()),
+        shown_wrong=pictures(~is_right),
+        shown_right=pictures(is_right),
+        epochs=trained.epochs,
+    )
+
+
+def data_uri(normalised: Tensor, images: DataSet) -> str:
+    """Write an image as a PNG inside of a URI.
+
+    Args:
+        normalised: as the network sees it, float32 ``(channels, height, width)``.
+        images: whose mean and standard deviation it is normalised by.
+    """
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (images.mean, images.std))
+    pixels = (normalised.cpu() * std + mean).mul(255).round().clamp(0, 255).byte()
+    array = pixels.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

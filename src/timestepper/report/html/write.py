@@ -1,0 +1,144 @@
+"""The whole page: which sections it has, and the file."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from timestepper import __version__
+from timestepper.data import DataSet
+from timestepper.errors import ConfigurationError, TimestepperError
+from timestepper.report.html import comparison, sections
+from timestepper.report.html.costs import Costs, costs
+from timestepper.report.html.evidence import Evidence, read_evidence
+from timestepper.report.html.groups import Method, methods
+from timestepper.report.html.page import Page, render
+from timestepper.report.html.parts import Missing, Section
+from timestepper.report.html.samples import Samples, classify
+from timestepper.training.build import build_data, build_network
+from timestepper.training.run import Run
+from timestepper.training.trained import Trained, load_trained
+
+Found = TypeVar("Found")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Evidence]:
+    """Read runs' folders.
+
+    Args:
+        folders: at least one.
+
+    Raises:
+        ConfigurationError: a folder is named twice.
+        TimestepperError: one of them is not a run, has no epoch yet, or is broken.
+    """
+    places = [folder.resolve() for folder in folders]
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigurationError(f"run '{folder}' is given twice; name different runs")
+    return [read_evidence(Run(folder), name) for folder, name in zip(folders, names, strict=True)]
+
+
+def write_report(
+    runs: Sequence[Evidence],
+    path: Path,
+    *,
+    trained: Trained | None = None,
+    refresh: int | None = None,
+) -> None:
+    """Write the page about one run, or about several.
+
+    Args:
+        runs: the runs.
+        path: the file.
+        trained: the network of the only run; by default its last checkpoint is loaded.
+        refresh: seconds after which the page loads itself anew; by default it doesn't.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    several = len(runs) > 1
+    page = Page(
+        title=f"{len(runs)} runs" if several else runs[0].name,
+        sections=_several(runs) if several else _one(runs[0], trained),
+        command=shlex.join(["timestepper", "report", *(str(run.run.folder) for run in runs)]),
+        version=__version__,
+        refresh=refresh,
+    )
+    # A training may end while something watches it: both write, each under a name of its own.
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        new.write_text(render(page), encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _one(run: Evidence, trained: Trained | None) -> list[Section]:
+    """Make the sections about one run; without images or checkpoint some say what is missing."""
+    found = _or_missing(lambda: load_trained(run.run)) if trained is None else trained
+    counted: Costs | Missing
+    samples: Samples | Missing
+    if isinstance(found, Missing):
+        counted = samples = found
+    else:
+        size = (found.images.channels, *found.images.image_size)
+        counted = _or_missing(lambda: costs(found.network, size))
+        samples = _or_missing(lambda: classify(found))
+    return [
+        sections.summary(run),
+        sections.curves(run),
+        sections.step_sizes(run),
+        sections.evolution(run),
+        sections.cost(run, counted),
+        sections.stability(run),
+        sections.noise(run),
+        sections.predictions(run, samples),
+        sections.again(run),
+    ]
+
+
+def _several(runs: Sequence[Evidence]) -> list[Section]:
+    grouped = methods(runs)
+    return [
+        comparison.overview(grouped, _count(grouped)),
+        comparison.curves(grouped),
+        comparison.differences(grouped),
+        comparison.step_sizes(grouped),
+        comparison.stability(runs),
+        comparison.noise(runs),
+    ]
+
+
+def _count(grouped: Sequence[Method]) -> dict[str, Costs | Missing]:
+    """Count what each method's network costs; a data set is loaded once."""
+    loaded: dict[str, DataSet | Missing] = {}
+    counted: dict[str, Costs | Missing] = {}
+    for method in grouped:
+        configuration = method.runs[0].configuration
+        key = repr(configuration.data)
+        if key not in loaded:
+            loaded[key] = _or_missing(lambda: build_data(configuration))  # noqa: B023
+        counted[method.label] = _count_one(method, loaded[key])
+    return counted
+
+
+def _count_one(method: Method, images: DataSet | Missing) -> Costs | Missing:
+    if isinstance(images, Missing):
+        return images
+    size = (images.channels, *images.image_size)
+    return _or_missing(lambda: costs(build_network(method.runs[0].configuration, images), size))
+
+
+def _or_missing(find: Callable[[], Found]) -> Found | Missing:
+    """Find something that the page can do without, or say why it can't be found."""
+    try:
+        return find()
+    except TimestepperError as error:
+        return Missing(str(error))

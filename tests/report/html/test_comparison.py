@@ -1,0 +1,215 @@
+"""Pages about several runs: what is compared with what, and every number of it."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import SMALL, make_run
+from reading import Page
+from scipy import stats
+
+from timestepper.report.html import read_runs, write_report
+from timestepper.training.configuration import DataConfiguration, NetworkConfiguration
+from timestepper.training.recipes import write_configuration
+
+LSTM = {0: (0.91, 0.31), 1: (0.93, 0.25), 2: (0.95, 0.22)}
+PLAIN = {0: (0.90, 0.30), 1: (0.90, 0.28), 2: (0.91, 0.26)}
+
+
+def scores(last):
+    return [(0.5, 1.5), (0.8, 0.7), last]
+
+
+def make(runs, controller, **changes):
+    for seed, last in runs.items():
+        make_run(f"{controller}-{seed}", scores(last), controller=controller, seed=seed, **changes)
+
+
+def page(*folders):
+    write_report(read_runs([Path(folder) for folder in folders]), Path("page.html"))
+    return Page(Path("page.html"))
+
+
+def test_differences_are_paired_by_seed():
+    make(LSTM, "lstm")
+    make(PLAIN, "none")
+    # In another order than the others': pairs are by seed.
+    shown = page("none-0", "none-1", "none-2", "lstm-2", "lstm-0", "lstm-1")
+    (table,) = shown.tables["differences"]
+    pairs = np.array([[1.0, 3.0, 4.0], [0.01, -0.03, -0.04]])
+    means = pairs.mean(1)
+    halves = stats.t.ppf(0.975, 2) * pairs.std(1, ddof=1) / math.sqrt(3)
+    ps = 2 * stats.t.sf(np.abs(means) / (pairs.std(1, ddof=1) / math.sqrt(3)), 2)
+    assert table[1] == [
+        *("lstm", "3"),
+        f"{means[0]:+.2f}",
+        f"[{means[0] - halves[0]:+.2f}, {means[0] + halves[0]:+.2f}]",
+        f"{ps[0]:.2g}",
+        f"{means[1]:+.4f}",
+        f"[{means[1] - halves[1]:+.4f}, {means[1] + halves[1]:+.4f}]",
+        f"{ps[1]:.2g}",
+    ]
+    assert table[0][0] == "method − plain"
+    drawn = shown.plots["differences"]["accuracy (points)"]["data"][0]
+    assert drawn["x"] == pytest.approx([means[0]])
+    assert drawn["error_x"]["array"] == pytest.approx([halves[0]])
+    assert drawn["error_x"]["arrayminus"] == pytest.approx([halves[0]])
+
+
+def test_one_run_each_has_no_interval():
+    make({0: LSTM[0]}, "lstm")
+    make({0: PLAIN[0]}, "none")
+    shown = page("none-0", "lstm-0")
+    assert shown.tables["differences"][0][1] == [
+        *("lstm", "1", "+1.00", "one run each: no interval", "—"),
+        *("+0.0100", "one run each: no interval", "—"),
+    ]
+    assert shown.plots["differences"] == {}
+
+
+def test_equal_differences_have_no_interval():
+    make({0: (0.9, 0.3), 1: (0.8, 0.4)}, "lstm")
+    make({0: (0.8, 0.2), 1: (0.7, 0.3)}, "none")
+    cells = page("none-0", "none-1", "lstm-0", "lstm-1").tables["differences"][0][1]
+    assert cells[:5] == ["lstm", "2", "+10.00", "all are equal: no interval", "—"]
+
+
+def test_runs_without_a_partner_are_not_compared():
+    make({0: LSTM[0], 1: LSTM[1]}, "lstm")
+    make({2: PLAIN[2]}, "none")
+    cells = page("none-2", "lstm-0", "lstm-1").tables["differences"][0][1]
+    assert cells[:4] == ["lstm", "0", "—", "no seed in common"]
+
+
+def test_unfinished_and_repeated_runs_are_left_out():
+    make(LSTM, "lstm")
+    make(PLAIN, "none")
+    make_run("again", scores((0.1, 9.0)), controller="none", seed=0)
+    make_run("short", scores((0.1, 9.0))[:2], controller="none", seed=3)
+    shown = page(
+        *(f"{kind}-{seed}" for kind in ("none", "lstm") for seed in LSTM), "again", "short"
+    )
+    assert shown.tables["differences"][0][1][:3] == ["lstm", "3", "+2.67"]
+    text = shown.text["differences"]
+    assert "again is left out: none-0 has the same settings and seed." in text
+    assert "short is left out: 2 of 3 epochs are done." in text
+
+
+def test_runs_of_one_method():
+    make(LSTM, "lstm")
+    shown = page("lstm-0", "lstm-1")
+    assert "all runs differ in their seed alone" in shown.text["differences"]
+    assert shown.tables["differences"] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"test_images": 100}},
+        {"split": "validation", "data": {"validation_images": 9}},
+    ],
+)
+def test_different_images_are_said_and_not_compared(changes):
+    make({0: PLAIN[0]}, "none")
+    make({0: LSTM[0]}, "lstm", **changes)
+    shown = page("none-0", "lstm-0")
+    for section in ("overview", "differences"):
+        assert "These runs are on different images (digits: 1,442 training" in shown.text[section]
+    assert shown.tables["differences"] == []
+
+
+def test_methods_are_named_by_what_differs():
+    make({0: LSTM[0]}, "lstm")
+    make({0: LSTM[0]}, "0.5")
+    make_run("deep", scores(LSTM[0]), network=NetworkConfiguration("cifar_resnet14"))
+    make_run("slow", scores(LSTM[0]), batch_size=32)
+    shown = page("lstm-0", "0.5-0", "deep", "slow")
+    assert [row[1] for row in shown.tables["overview"][0][1:]] == [
+        "cifar_resnet8, lstm, batch_size 64",
+        "cifar_resnet8, fixed at 0.5, batch_size 64",
+        "cifar_resnet14, lstm, batch_size 64",
+        "cifar_resnet8, lstm, batch_size 32",
+    ]
+
+
+def test_curves_share_a_place_in_the_legend_by_method():
+    make(LSTM, "lstm")
+    make(PLAIN, "none")
+    lines = page("lstm-0", "lstm-1", "none-1").plots["curves"]["test accuracy (%)"]["data"]
+    assert [line["y"] for line in lines] == [[50, 80, 91], [50, 80, 93], [50, 80, 90]]
+    assert [line["showlegend"] for line in lines] == [True, False, True]
+    assert [line["name"] for line in lines] == ["lstm", "lstm", "plain"]
+    assert lines[0]["line"] == lines[1]["line"] != lines[2]["line"]
+
+
+def test_step_sizes_side_by_side_have_one_scale():
+    make(LSTM, "lstm")
+    make({0: PLAIN[0]}, "none")
+    shown = page("lstm-0", "lstm-1", "none-0")
+    drawn = shown.plots["steps"]
+    runs = read_runs([Path("lstm-0"), Path("lstm-1")])
+    every = np.concatenate([rows[-1].numpy() for run in runs for rows in run.steps.values()])
+    maps = {title: one for title, one in drawn.items() if title.startswith("lstm-")}
+    assert len(maps) == 2
+    for one in maps.values():
+        axis = one["layout"]["coloraxis"]
+        assert (axis["cmin"], axis["cmax"]) == pytest.approx((every.min(), every.max()))
+    means = drawn["mean Δt over channels, along depth"]["data"]
+    assert means[1]["y"] == pytest.approx(
+        [rows[-1].mean().item() for rows in runs[1].steps.values()]
+    )
+
+
+NOISE = "# what was measured\nnetwork,case,deviation,accuracy,loss\n"
+
+
+def test_noise_of_several_runs_from_the_first_ones_folder():
+    make(LSTM, "lstm")
+    Path("lstm-0/robustness").mkdir()
+    Path("lstm-0/robustness/noise.csv").write_text(
+        NOISE
+        + "lstm-0,draw 0,0.0,0.9,0.1\nlstm-0,draw 0,0.5,0.8,0.2\n"
+        + "lstm-0,draw 1,0.0,0.9,0.1\nlstm-0,draw 1,0.5,0.6,0.4\n"
+        + "lstm-1,draw 0,0.0,0.7,0.5\nlstm-1,draw 0,0.5,0.5,0.9\n"
+    )
+    shown = page("lstm-0", "lstm-1", "lstm-2")
+    traces = shown.plots["noise"]["accuracy (%)"]["data"]
+    lines = {trace["name"]: trace["y"] for trace in traces if trace.get("hoverinfo") != "skip"}
+    assert lines["lstm-0"] == pytest.approx([90, 70])
+    assert lines["lstm-1"] == pytest.approx([70, 50])
+    edges = [trace["y"] for trace in traces if trace.get("hoverinfo") == "skip"]
+    assert sorted(edges) == [pytest.approx([90, 60]), pytest.approx([90, 80])]
+    assert "not measured: lstm-2; to measure it:" in shown.text["noise"]
+    assert "timestepper robustness lstm-2 " in shown.text["noise"]
+    assert "what was measured" in shown.text["noise"]
+
+
+def test_noise_of_another_folder_of_the_same_name_is_not_taken():
+    make(LSTM, "lstm")
+    make_run("other/lstm-1", scores(LSTM[1]), seed=1)
+    Path("lstm-0/robustness").mkdir()
+    Path("lstm-0/robustness/noise.csv").write_text(NOISE + "lstm-1,draw 0,0.0,0.7,0.5\n")
+    assert "not measured: other/lstm-1" in page("lstm-0", "lstm-1", "other/lstm-1").text["noise"]
+
+
+def test_runs_are_told_apart_by_their_paths_where_names_are_the_same():
+    make_run("a/run", scores(LSTM[0]))
+    make_run("b/run", scores(LSTM[1]), seed=1)
+    assert [row[0] for row in page("a/run", "b/run").tables["overview"][0][1:]] == [
+        "a/run",
+        "b/run",
+    ]
+
+
+def test_without_images_the_rest_is_there(tmp_path):
+    make_run("a", scores(LSTM[0]))
+    write_configuration(
+        replace(SMALL, data=DataConfiguration("cifar10", data_dir=str(tmp_path))),
+        Path("a/configuration.yaml"),
+    )
+    make_run("b", scores(LSTM[1]), seed=1)
+    shown = page("a", "b")
+    assert "data set 'cifar10' was not found" in shown.text["overview"]
+    assert shown.tables["overview"][1][1][2:] == ["not measured"] * 4

@@ -1,0 +1,160 @@
+"""When the page is written: by the command, at the end of a training, while one goes on."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from made_runs import make_run, row, steps
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainings import TINY
+
+from timestepper.cli import main
+from timestepper.report import html
+from timestepper.report.html import watch
+from timestepper.training.loop import train
+from timestepper.training.run import Run
+from timestepper.training.step_history import read_step_history, write_step_history
+
+SCORES = [(0.5, 1.5), (0.9, 0.3), (0.8, 0.4)]
+
+
+def refuse(capsys, *arguments):
+    capsys.readouterr()
+    assert main(["report", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    return shown.err.removeprefix("timestepper: error: ").rstrip("\n")
+
+
+def test_command(capsys):
+    make_run("one", SCORES)
+    make_run("two", SCORES, seed=1)
+    assert main(["report", "one"]) == 0
+    assert capsys.readouterr().out == "report: one/report.html\n"
+    assert main(["report", "one", "two"]) == 0
+    assert capsys.readouterr().out == "report: report.html\n"
+    assert main(["report", "one", "two", "-o", "one/report.html"]) == 0  # replaces a report
+    assert "2 runs" in Path("one/report.html").read_text()
+    assert not list(Path().rglob("*.new"))
+
+
+def test_other_files_are_kept(capsys):
+    make_run("run", SCORES)
+    Path("thesis.html").write_text("years of work")
+    said = refuse(capsys, "run", "-o", "thesis.html")
+    assert said.startswith("thesis.html exists already and is no report; ")
+    assert Path("thesis.html").read_text() == "years of work"
+    assert main(["report", "run", "-o", "thesis.html", "--force"]) == 0
+    assert "timestepper report" in Path("thesis.html").read_text()
+
+
+def test_bad_input(capsys):
+    run = make_run("run", SCORES)
+    make_run("new", [])
+    Path("empty").mkdir()
+    assert refuse(capsys, "nowhere") == "there is no run folder nowhere"
+    assert refuse(capsys, "empty").startswith("empty is not a run: ")
+    assert refuse(capsys, "run", "nowhere", "--watch") == "there is no run folder nowhere"
+    assert refuse(capsys, "new") == (
+        "new has no epoch yet; report it when its first one is done, or wait for that with --watch"
+    )
+    assert refuse(capsys, "run", "./run") == "run 'run' is given twice; name different runs"
+    assert refuse(capsys, "run", "-o", "empty") == "empty is a folder; name a file with --output"
+    assert refuse(capsys, "run", "-o", "no/where.html") == (
+        "no/where.html can't be written: there is no folder no"
+    )
+    assert refuse(capsys, "run", "-o", "/proc/page.html").startswith(
+        "/proc/page.html can't be written: "
+    )
+    assert refuse(capsys) == "RUNS is missing; see --help"
+    run.data.write_text("[]")
+    assert refuse(capsys, "run").startswith("run/data.json, which says what the run was trained on")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it has no row"),
+        (b"epoch,lr\n", "it has no row"),
+        (b"epoch,lr\n1,0.1\n", "it has no column images_per_second"),
+        (b"epoch,lr\n1,high\n", "could not convert string to float: 'high'"),
+        (b"\xff\x00", "'utf-8' codec can't decode"),
+    ],
+)
+def test_broken_metrics(capsys, content, reason):
+    run = make_run("run", SCORES)
+    run.metrics.write_bytes(content)
+    said = refuse(capsys, "run")
+    assert said.startswith(f"run/metrics.csv is broken ({reason}")
+    assert said.endswith("timestepper train --resume run writes it anew")
+
+
+def test_epochs_that_are_missing(capsys):
+    run = make_run("run", SCORES)
+    lines = run.metrics.read_text().splitlines()
+    run.metrics.write_text("\n".join([lines[0], lines[1], lines[3]]))
+    assert "its epochs are not 1, 2, 3 and so on" in refuse(capsys, "run")
+
+
+def test_report_that_fails_does_not_fail_the_training(trained, monkeypatch):
+    shutil.copytree(trained.folder, "run")
+
+    def fail(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(html, "write_report", fail)
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    train(Run(Path("run")), TINY, resume=True, console=console, report=True)
+    last = shown.getvalue().splitlines()[-1]
+    assert last == (
+        "no report: [Errno 28] No space left on device; timestepper report run writes it anew"
+    )
+
+
+def test_watching_a_training_until_its_end():
+    run = make_run("run", [])
+    path = Path("page.html")
+    looks = watch([Path("run")], path, pause=0)
+    assert next(looks) is False
+    assert not path.exists()
+    history = [row(1, 0.5, 1.5)]
+    write_step_history(steps(1), run.step_history)
+    run.write_metrics(history)
+    assert next(looks) is True
+    assert 'data-refresh="5"' in path.read_text()
+    written = path.stat().st_mtime_ns
+    assert next(looks) is False
+    assert path.stat().st_mtime_ns == written
+    history += [row(2, 0.6, 1.2), row(3, 0.7, 1.1)]
+    write_step_history(steps(3), run.step_history)
+    run.write_metrics(history)
+    assert next(looks) is True
+    assert next(looks, "done") == "done"
+    assert "data-refresh=" not in path.read_text()
+    assert "70.00 %" in path.read_text()
+
+
+def test_watching_that_is_stopped_leaves_a_page_that_stays():
+    make_run("run", SCORES[:2])
+    path = Path("page.html")
+    looks = watch([Path("run")], path, pause=0)
+    assert next(looks) is True
+    looks.close()  # as Ctrl-C does
+    assert "data-refresh=" not in path.read_text()
+
+
+def test_tensorboard_shows_the_step_sizes(trained):
+    events = EventAccumulator(str(trained.events), {"histograms": 0}).Reload()
+    for name, rows in read_step_history(trained.step_history).items():
+        means = events.Scalars(f"mean_step_size/{name}")
+        assert [point.step for point in means] == [0, 1, 2]
+        assert [point.value for point in means] == pytest.approx(rows.mean(1).tolist())
+        histograms = events.Histograms(f"step_sizes/{name}")
+        assert [point.step for point in histograms] == [0, 1, 2]
+        last = histograms[-1].histogram_value
+        assert (last.min, last.max) == pytest.approx((rows[-1].min().item(), rows[-1].max().item()))
+        assert last.num == rows.shape[1]
