@@ -52,10 +52,18 @@ def test_differences_are_paired_by_seed():
         f"{ps[1]:.2g}",
     ]
     assert table[0][0] == "method − plain"
-    drawn = shown.plots["differences"]["accuracy (points)"]["data"][0]
+    drawn = shown.plots["differences"]["accuracy (points) − plain"]["data"][0]
     assert drawn["x"] == pytest.approx([means[0]])
     assert drawn["error_x"]["array"] == pytest.approx([halves[0]])
     assert drawn["error_x"]["arrayminus"] == pytest.approx([halves[0]])
+
+
+def test_options_of_networks_tell_methods_apart():
+    for name, options in {"a": {}, "b": {"variant": "half_gamma"}, "c": {"variant": None}}.items():
+        network = NetworkConfiguration("cifar_resnet8", options)
+        make_run(name, scores(LSTM[0]), controller="none", network=network)
+    labels = [row[1] for row in page("a", "b", "c").tables["overview"][0][1:]]
+    assert labels == ["default", "variant half_gamma", "variant –"]
 
 
 def test_one_run_each_has_no_interval():

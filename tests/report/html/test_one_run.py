@@ -18,6 +18,7 @@ from reading import Page
 from torch import nn
 
 from timestepper.cli import main
+from timestepper.data.order import permutation
 from timestepper.report.html import heat_map, read_runs, write_report
 from timestepper.report.html.sections.again import command
 from timestepper.training.configuration import (
@@ -179,9 +180,10 @@ def test_predictions(trained):
     inputs, labels = next(iter(one.images.batches("test", 1000, device=torch.device("cpu"))))
     with torch.no_grad():
         right = one.network(inputs).argmax(1) == labels
-    said = f"{right.sum()} of the first 355 test images right and {(~right).sum()} wrong"
+    said = f"Of all 355 test images the network classifies {right.sum()} right"
     assert said in shown.text["predictions"]
-    chosen = [*(~right).nonzero().flatten()[:12], *right.nonzero().flatten()[:12]]
+    order = permutation(355, 0, 0)
+    chosen = [*order[~right[order]][:12], *order[right[order]][:12]]
     assert len(shown.pictures["predictions"]) == len(chosen)
     for source, number in zip(shown.pictures["predictions"], chosen, strict=True):
         file = io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))

@@ -14,6 +14,9 @@ NO_METHOD = {
     *("seed", "accelerator", "data.data_dir", "data.cache_dir", "data.download", "data.workers"),
 }
 """What does not make another method: the seed, and where things lie and run."""
+OPTIONS = "network.options"
+NOTHING = "default"
+"""The label of what lacks all that others have."""
 BY_VALUE = {"network.name", "data.name"}
 """Settings whose values say by themselves what they are of."""
 
@@ -63,7 +66,13 @@ def methods(runs: Sequence[Evidence]) -> list[Method]:
         if one not in distinct:
             distinct.append(one)
     every = dict.fromkeys(key for one in distinct for key in one)
-    differing = [k for k in every if any(one.get(k) != distinct[0].get(k) for one in distinct)]
+    absent = object()
+    first = distinct[0]
+    differing = [
+        key
+        for key in every
+        if any(one.get(key, absent) != first.get(key, absent) for one in distinct)
+    ]
     found = []
     for one in distinct:
         own = tuple(run for run, other in zip(runs, settings, strict=True) if other == one)
@@ -73,6 +82,8 @@ def methods(runs: Sequence[Evidence]) -> list[Method]:
 
 def _settings(run: Evidence) -> dict[str, Any]:
     every = flattened(run.configuration)
+    options = every.pop(OPTIONS)
+    every |= {f"{OPTIONS}.{name}": value for name, value in options.items()}
     return {name: value for name, value in every.items() if name not in NO_METHOD}
 
 
@@ -80,11 +91,14 @@ def _label(settings: dict[str, Any], differing: Sequence[str], run: Evidence) ->
     """Write what differs; the controller where nothing does."""
     words = []
     for name in differing or ["stepping.controller"]:
-        value = settings.get(name)
+        if name not in settings:  # an option of other runs' networks
+            continue
+        value = settings[name]
         if name == "stepping.controller":
             words.append("plain" if value == "none" else names.controller(run.configuration))
         elif name in BY_VALUE:
             words.append(str(value))
         else:
-            words.append(f"{name} {'–' if value is None else value}")
-    return ", ".join(words)
+            shown = name.removeprefix(f"{OPTIONS}.")
+            words.append(f"{shown} {'–' if value is None else value}")
+    return ", ".join(words) or NOTHING

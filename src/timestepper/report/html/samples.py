@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -30,7 +30,8 @@ class Samples:
 
     Attributes:
         split: which images.
-        seen: how many were classified, the first ones.
+        seen: how many were classified, drawn at random.
+        of: how many there are.
         right: how many of them are right.
         shown_wrong: the first of those that are wrong.
         shown_right: the first of the others.
@@ -39,6 +40,7 @@ class Samples:
 
     split: str
     seen: int
+    of: int
     right: int
     shown_wrong: tuple[Picture, ...]
     shown_right: tuple[Picture, ...]
@@ -47,12 +49,14 @@ class Samples:
 
 @torch.no_grad()
 def classify(trained: Trained) -> Samples:
-    """Classify the first images of those that the run is evaluated on."""
+    """Classify some of the images that the run is evaluated on, always the same ones."""
     images = trained.images
     height, width = images.image_size
     count = max(SHOWN, min(IMAGES, PIXELS // (height * width)))
     split = images.evaluation_split
-    inputs, labels = next(iter(images.batches(split, count, device=trained.fabric.device)))
+    # Shuffled, as folders give one class after the other.
+    batches = replace(images.batches(split, count, device=trained.fabric.device), shuffle=True)
+    inputs, labels = next(iter(batches))
     with trained.fabric.autocast():
         outputs = trained.network(inputs).float()
     probabilities, predicted = outputs.softmax(1).max(1)
@@ -72,6 +76,7 @@ def classify(trained: Trained) -> Samples:
     return Samples(
         split=split,
         seen=len(labels),
+        of=len(images.split(split)),
         right=int(is_right.sum()),
         shown_wrong=pictures(~is_right),
         shown_right=pictures(is_right),

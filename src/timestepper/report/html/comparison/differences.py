@@ -114,9 +114,9 @@ def _plots(compared: dict[str, dict[str, Difference]], reference: str) -> Plots:
             error_x={"type": "data", "symmetric": False, "array": high, "arrayminus": low},
             hovertemplate="%{y}: %{x:.4g}<extra></extra>",
         )
-        drawn = figure([points], f"{quantity}, minus that of {reference}", zeroline=True)
+        drawn = figure([points], "difference", zeroline=True)
         drawn.update_xaxes(zerolinewidth=2, rangemode="tozero")
         drawn.update_yaxes(type="category", autorange="reversed", automargin=True)
         drawn.update_layout(showlegend=False)
-        plots.append(Plot(drawn, 110 + 34 * len(labels), quantity))
+        plots.append(Plot(drawn, 110 + 34 * len(labels), f"{quantity} − {reference}"))
     return Plots(plots)

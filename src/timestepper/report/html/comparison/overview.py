@@ -78,7 +78,7 @@ def _costs(methods: Sequence[Method], counted: Mapping[str, Costs | Missing]) ->
         found = counted[method.label]
         if isinstance(found, Missing):
             numbers = [MISSING] * 4
-            reasons.append(f"{method.label}: {found.why}. ")
+            reasons.append(found.why)
         else:
             forms = found.training, found.inference
             numbers = [f"{form.parameters:,}" for form in forms]
@@ -97,5 +97,5 @@ def _costs(methods: Sequence[Method], counted: Mapping[str, Costs | Missing]) ->
         ),
         rows,
         text_columns=2,
-        caption="".join(reasons) + caption,
+        caption="".join(f"{reason}. " for reason in dict.fromkeys(reasons)) + caption,
     )

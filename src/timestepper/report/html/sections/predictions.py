@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.parts import Missing, Part, Pictures, Section, Text
-from timestepper.report.html.samples import Samples
+from timestepper.report.html.samples import SHOWN, Samples
 
 
 def predictions(evidence: Evidence, samples: Samples | Missing) -> Section:
@@ -13,11 +13,14 @@ def predictions(evidence: Evidence, samples: Samples | Missing) -> Section:
     if isinstance(samples, Missing):
         return Section("predictions", title, [samples])
     wrong = samples.seen - samples.right
+    which = f"all {samples.seen:,} {samples.split} images"
+    if samples.seen < samples.of:
+        which = f"{samples.seen:,} of the {samples.of:,} {samples.split} images, drawn at random,"
     when = "" if samples.epochs == evidence.epochs else f" after epoch {samples.epochs}"
     parts: list[Part] = [
         Text(
-            f"The network{when} classifies {samples.right} of the first {samples.seen} "
-            f"{samples.split} images right and {wrong} wrong; the first of each are shown."
+            f"Of {which} the network{when} classifies {samples.right:,} right and {wrong:,} wrong; "
+            f"up to {SHOWN} of each are shown."
         )
     ]
     if samples.shown_wrong:
