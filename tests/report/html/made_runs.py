@@ -12,6 +12,7 @@ from timestepper.training.configuration import (
     NetworkConfiguration,
     SteppingConfiguration,
 )
+from timestepper.training.explanations import write_explanations
 from timestepper.training.run import Run
 from timestepper.training.step_history import write_step_history
 
@@ -38,9 +39,20 @@ def steps(epochs, seed=0, channels=CHANNELS):
     }
 
 
-def make_run(folder, scores, *, controller="lstm", seed=0, data=None, split="test", **changes):
+def make_run(
+    folder,
+    scores,
+    *,
+    controller="lstm",
+    seed=0,
+    data=None,
+    split="test",
+    explanations=None,
+    **changes,
+):
     """Write a run's folder; ``scores`` are accuracy and loss of each epoch that is done."""
-    configuration = replace(SMALL, stepping=SteppingConfiguration(controller), seed=seed, **changes)
+    stepping = SteppingConfiguration(controller, explain=explanations is not None)
+    configuration = replace(SMALL, stepping=stepping, seed=seed, **changes)
     run = Run(Path(folder))
     run.create(configuration, load("digits"), torch.device("cpu"))
     if data is not None:
@@ -54,6 +66,8 @@ def make_run(folder, scores, *, controller="lstm", seed=0, data=None, split="tes
                 for name, rows in recorded.items()
             }
         write_step_history(recorded, run.step_history)
+    if explanations is not None:
+        write_explanations(explanations, run.explanation)
     if history:
         run.write_metrics(history)
     return run

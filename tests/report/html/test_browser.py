@@ -122,6 +122,17 @@ def test_slider_shows_the_step_sizes_of_an_epoch(browser, pages, trained):
         assert drawing.locator(".heatmaplayer image").first.get_attribute("href") != colours
 
 
+def test_no_button_sends_anything_anywhere(browser, pages):
+    with opened(browser, pages["real"]) as page:
+        drawing = plot(page, MAP)
+        buttons = drawing.locator(".modebar-btn").evaluate_all(
+            "buttons => buttons.map((button) => button.dataset.title)"
+        )
+        assert buttons == [
+            *("Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"),
+        ]
+
+
 def test_legend_switches_all_runs_of_a_method(browser, pages):
     with opened(browser, pages["several"]) as page:
         drawing = plot(page, "test accuracy (%)")

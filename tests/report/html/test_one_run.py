@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import shlex
 import shutil
 from dataclasses import replace
@@ -21,6 +22,7 @@ from timestepper.cli import main
 from timestepper.data.order import permutation
 from timestepper.report.html import heat_map, read_runs, write_report
 from timestepper.report.html.sections.again import command
+from timestepper.stepping import Explanation
 from timestepper.training.configuration import (
     Configuration,
     DataConfiguration,
@@ -172,6 +174,46 @@ def test_operations(trained):
     training, inference = (int(row[2].replace(",", "")) for row in table[1:])
     assert inference == sum(counted)
     assert training > inference
+
+
+def explained(weights, sensitivity):
+    blocks = ("layer1.0", "layer1.1")
+    return {"layer1": Explanation(blocks, 0.02, 0.9 - weights, 0.1, weights, sensitivity)}
+
+
+def test_explanation():
+    course = [
+        explained(0.2 * epoch, torch.tensor([[0.01, 0], [0.001 * epoch, 0.1]]))
+        for epoch in range(4)
+    ]
+    make_run("run", SCORES, explanations=course)
+    drawn = page("run").plots["explanation"]
+    shares = {line["name"]: line for line in drawn["layer1: share of the variance (%)"]["data"]}
+    assert shares["weights"]["y"] == pytest.approx([0, 20, 40, 60])
+    assert shares["channel"]["y"] == pytest.approx([90, 70, 50, 30])
+    assert shares["position"]["x"] == [0, 1, 2, 3]
+    (heat,) = drawn["layer1: sensitivity after the last epoch"]["data"]
+    assert heat["z"][0] == [pytest.approx(-2), None]
+    assert heat["z"][1] == pytest.approx([math.log10(0.003), -1])
+    assert heat["text"] == [["0.01", "0"], ["0.003", "0.1"]]
+
+
+def test_explanation_that_was_not_recorded(trained):
+    said = Page(trained.report).text["explanation"]
+    assert "it was not recorded; to measure it:" in said
+    assert "--stepping.explain true" in said
+    make_run("plain", SCORES, controller="none")
+    assert "a plain network has no step sizes" in page("plain").text["explanation"]
+
+
+def test_no_sensitivity_and_no_variance():
+    course = [explained(math.nan, torch.zeros(2, 2)) for _ in range(4)]
+    make_run("run", SCORES, explanations=course)
+    drawn = page("run").plots["explanation"]
+    (heat,) = drawn["layer1: sensitivity after the last epoch"]["data"]
+    assert heat["z"] == [[None, None], [None, None]]
+    shares = {line["name"]: line for line in drawn["layer1: share of the variance (%)"]["data"]}
+    assert shares["weights"]["y"] == [None] * 4
 
 
 def test_predictions(trained):

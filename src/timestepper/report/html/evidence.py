@@ -10,6 +10,7 @@ from typing import Any
 
 from timestepper.errors import RunError
 from timestepper.training.configuration import Configuration
+from timestepper.training.explanations import Explanations, read_explanations
 from timestepper.training.run import History, Run
 from timestepper.training.step_history import StepHistory, read_step_history
 
@@ -26,6 +27,7 @@ class Evidence:
         history: a row for each epoch.
         provenance: by what code, as the lines of the run's file.
         steps: the step sizes at the start and after each epoch; empty for a plain network.
+        explanations: what they depended on, likewise; empty where it was not recorded.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Evidence:
     history: History
     provenance: tuple[str, ...]
     steps: StepHistory
+    explanations: Explanations
 
     @property
     def split(self) -> str:
@@ -84,6 +87,7 @@ def read_evidence(run: Run, name: str) -> Evidence:
             "that with --watch"
         )
     history = _read_metrics(run)
+    explains = _has_steps(configuration) and configuration.stepping.explain
     steps = read_step_history(run.step_history) if _has_steps(configuration) else {}
     return Evidence(
         name=name,
@@ -93,6 +97,7 @@ def read_evidence(run: Run, name: str) -> Evidence:
         history=history,
         provenance=_lines(run.provenance),
         steps=steps,
+        explanations=read_explanations(run.explanation) if explains else [],
     )
 
 

@@ -91,7 +91,7 @@ def figure(
         traces,
         {
             "xaxis": {"title": {"text": x}, **axis},
-            "yaxis": {"type": "log", "nticks": 5} if log else {},
+            "yaxis": {"type": "log", "nticks": 5, "tickformat": ".1~g"} if log else {},
             "showlegend": sum(trace.showlegend is not False for trace in traces) > 1,
         },
     )

@@ -96,6 +96,7 @@ def _one(run: Evidence, trained: Trained | None) -> list[Section]:
         sections.curves(run),
         sections.step_sizes(run),
         sections.evolution(run),
+        sections.explanation(run),
         sections.cost(run, counted),
         sections.stability(run),
         sections.noise(run),

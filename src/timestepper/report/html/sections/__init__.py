@@ -4,6 +4,7 @@ from timestepper.report.html.sections.again import again
 from timestepper.report.html.sections.cost import cost
 from timestepper.report.html.sections.curves import curves
 from timestepper.report.html.sections.evolution import evolution
+from timestepper.report.html.sections.explanation import explanation
 from timestepper.report.html.sections.noise import noise
 from timestepper.report.html.sections.predictions import predictions
 from timestepper.report.html.sections.stability import stability
@@ -15,6 +16,7 @@ __all__ = [
     "cost",
     "curves",
     "evolution",
+    "explanation",
     "noise",
     "predictions",
     "stability",

@@ -2,6 +2,8 @@
 // Draws each plot when it comes near the window, in the colours of the style sheet.
 
 const drawn = new Set();
+// plotly's own choice has one that sends the plot to a server.
+const BUTTONS = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
 
 function theme() {
   const style = getComputedStyle(document.documentElement);
@@ -19,6 +21,7 @@ function theme() {
         bgcolor: value("--hover"), bordercolor: value("--soft"), font: { color: value("--ink") },
         namelength: -1,
       },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: value("--soft"), activecolor: value("--link") },
       xaxis: axis, yaxis: axis,
       coloraxis: { colorbar: { outlinewidth: 0, tickcolor: value("--soft") } },
       annotationdefaults: { font: { color: value("--ink"), size: 12 }, showarrow: false },
@@ -61,7 +64,7 @@ async function draw(place) {
   place.figure = figure;
   await Plotly.newPlot(place, {
     data: figure.data, layout: arranged(place, figure), frames: figure.frames ?? [],
-    config: { displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] },
+    config: { displaylogo: false, modeBarButtons: BUTTONS },
   });
   drawn.add(place);
   place.dataset.drawn = "";
