@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup browser demo test test-slow check format wheel clean
+.PHONY: help setup browser demo test test-slow soak check format wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: $(READY)  ## Run all tests (minutes)
 
 test-slow: $(READY)  ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+soak: $(READY)  ## Kill a training at 100 moments and compare its end with an unbroken one's (minutes)
+	$(BIN)/python -m pytest -m slow tests/training/test_kills.py
 
 check: $(READY)  ## Lint, formatting, types
 	$(BIN)/ruff check .

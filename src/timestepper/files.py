@@ -1,16 +1,74 @@
-"""Files that are never half there."""
+"""Files that are never half there, and that tell when they were damaged."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new one is there, whole."""
+def write_new(path: Path, content: bytes | memoryview) -> Path:
+    """Write a file under another name and flush it to the disk; return it, to be renamed.
+
+    Raises:
+        OSError: it can't be written, and nothing of it is left.
+    """
     new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        if new.exists():
+            new.unlink()
+        raise
+    return new
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that at any moment either the old or the new one is there, whole.
+
+    Raises:
+        OSError: it can't be written; the old one is still there.
+    """
+    write_new(path, content).replace(path)
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file atomically, with the checksum beside it that :func:`read_checked` looks at.
+
+    The checksum of the file that was there before stays valid, too: whatever happens between the
+    two writes, the file that is there is a good one.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    digests = [_digest(content)]
+    if path.exists():
+        digests.append(_digest(path.read_bytes()))
+    write_atomically(_checksums(path), "".join(f"{digest}\n" for digest in digests).encode())
+    write_atomically(path, content)
+
+
+def read_checked(path: Path) -> bytes:
+    """Read a file that :func:`write_checked` has written.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it isn't what was written.
+    """
+    checksums = _checksums(path)
+    # The file first: of what is written meanwhile, the checksum comes before the file.
+    content = path.read_bytes()
+    if checksums.exists() and _digest(content) not in checksums.read_text("utf-8").split():
+        raise ValueError("its checksum is wrong")
+    return content
+
+
+def _checksums(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,12 +1,18 @@
 """A training that was stopped and continued ends bit for bit where an unbroken one ends."""
 
-import csv
 import re
 from pathlib import Path
 
 import pytest
-import torch
-from trainings import UPDATES, at_step, checkpoint, interrupt, start
+from trainings import (
+    UPDATES,
+    assert_identical,
+    assert_same_end,
+    at_step,
+    checkpoint,
+    interrupt,
+    start,
+)
 
 from timestepper.errors import RunError
 from timestepper.training.configuration import (
@@ -28,36 +34,6 @@ SETTINGS = {
     "spectral": {"stability": StabilityConfiguration("spectral", 0.01), "ema_decay": 0.9},
     "bfloat16": {"precision": "bf16-mixed", "channels_last": True},
 }
-
-
-def assert_identical(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            if key != "images_per_second":
-                assert_identical(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for one, other in zip(a, b, strict=True):
-            assert_identical(one, other)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
-
-
-def metrics(folder):
-    with (Path(folder) / "metrics.csv").open() as file:
-        return [{**row, "images_per_second": ""} for row in csv.DictReader(file)]
-
-
-def assert_same_end(folder, unbroken):
-    assert_identical(checkpoint(folder), checkpoint(unbroken))
-    assert_identical(checkpoint(folder, "best"), checkpoint(unbroken, "best"))
-    assert metrics(folder) == metrics(unbroken)
-    name = "folded.safetensors"
-    assert (Path(folder) / name).read_bytes() == (Path(unbroken) / name).read_bytes()
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)

@@ -46,7 +46,9 @@ def test_a_run_holds_everything():
     files = {str(path.relative_to("run")) for path in Path("run").rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("tensorboard")} == {
         "configuration.yaml",
+        ".lock",
         "metrics.csv",
+        "metrics.csv.sha256",
         "curves.png",
         "step_sizes.png",
         "step_sizes.safetensors",

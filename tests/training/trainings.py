@@ -1,5 +1,6 @@
 """Small trainings, and ways to disturb them."""
 
+import csv
 import io
 import signal
 from dataclasses import replace
@@ -29,6 +30,16 @@ def start(folder, resume=False, **changes):
     return shown.getvalue()
 
 
+def train_alone(folder, epochs, threads):
+    """What a process of its own does: begin, or go on; what it shows is beside the folder."""
+    torch.set_num_threads(threads)
+    run = Run(Path(folder))
+    resume = run.configuration.exists()
+    configuration = run.read_configuration() if resume else replace(TINY, epochs=epochs)
+    with Path(f"{folder}.log").open("a", buffering=1) as log:
+        train(run, configuration, resume=resume, console=Console(file=log, width=200))
+
+
 def at_step(monkeypatch, number, action):
     """Do something once, before the n-th optimizer step."""
     step, made = Trainer.step, []
@@ -53,3 +64,33 @@ def interrupt(folder, monkeypatch, number, which=signal.SIGTERM, **changes):
 
 def checkpoint(folder, name="last"):
     return torch.load(Path(folder) / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+def assert_identical(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            if key != "images_per_second":
+                assert_identical(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_identical(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def metrics(folder):
+    with (Path(folder) / "metrics.csv").open() as file:
+        return [{**row, "images_per_second": ""} for row in csv.DictReader(file)]
+
+
+def assert_same_end(folder, unbroken):
+    assert_identical(checkpoint(folder), checkpoint(unbroken))
+    assert_identical(checkpoint(folder, "best"), checkpoint(unbroken, "best"))
+    assert metrics(folder) == metrics(unbroken)
+    name = "folded.safetensors"
+    assert (Path(folder) / name).read_bytes() == (Path(unbroken) / name).read_bytes()

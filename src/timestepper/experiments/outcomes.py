@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -92,14 +91,11 @@ def read_outcomes(planned: Sequence[PlannedRun]) -> list[Outcome]:
 def _read(planned: PlannedRun) -> Outcome:
     run = planned.run
     try:
-        with run.metrics.open(encoding="utf-8", newline="") as file:
-            history = [
-                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
-            ]
+        history = run.read_metrics()
         facts = run.provenance.read_text(encoding="utf-8").splitlines()
         if len(history) != planned.configuration.epochs:
             raise ValueError(f"it has {len(history)} epochs, not {planned.configuration.epochs}")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{run.folder} is finished, but {run.metrics.name} or {run.provenance.name} is missing "
             f"or broken ({error}); remove the folder to train anew"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
-import shutil
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 
 from timestepper.errors import RunError
+from timestepper.files import write_atomically, write_new
 
 Which = Literal["last", "best"]
 
@@ -42,17 +44,21 @@ class Checkpoints:
         Args:
             state: tensors, numbers, texts, and dictionaries, lists and tuples of these.
             best: whether it is the best one, too.
+
+        Raises:
+            OSError: it can't be written; those that were there before are still there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        new = self.folder / "last.pt.new"
-        with new.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if best:
-            copy = self.folder / "best.pt.new"
-            shutil.copyfile(new, copy)
-            copy.replace(self.best)
+        # torch says nothing of use where it can't write to a file itself.
+        content = io.BytesIO()
+        torch.save(state, content)
+        new = write_new(self.last, content.getbuffer())
+        try:
+            if best:
+                write_atomically(self.best, content.getbuffer())
+        except OSError:
+            new.unlink()
+            raise
         if self.last.exists():
             self.last.replace(self.previous)
         new.replace(self.last)
@@ -82,12 +88,13 @@ class Checkpoints:
         for path in present:
             try:
                 with path.open("rb") as file:
+                    _require_undamaged(file)
                     state = torch.load(file, map_location="cpu", weights_only=True)
                 if not isinstance(state, dict) or "network" not in state:
                     raise ValueError("not a checkpoint of a training")
             except (
-                *(RuntimeError, OSError, EOFError, ValueError, LookupError),
-                pickle.UnpicklingError,
+                *(RuntimeError, OSError, EOFError, ValueError, LookupError, NotImplementedError),
+                *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
             ) as error:
                 reason = str(error).strip().splitlines()[0][:120] if str(error) else "it is empty"
                 broken = f"{path} can't be read ({reason})"
@@ -95,3 +102,15 @@ class Checkpoints:
             else:
                 return state, warning
         raise RunError(f"{broken}, and there is no other one; start the training anew")
+
+
+def _require_undamaged(file: IO[bytes]) -> None:
+    """Compare what a checkpoint holds with its checksums, at which torch doesn't look.
+
+    Raises:
+        ValueError: something is damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of its {damaged} is wrong")
+    file.seek(0)

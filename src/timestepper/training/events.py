@@ -17,12 +17,12 @@ class Events:
     Args:
         folder: the run's events.
         history: epochs that are done already. They are written again, and what a training that
-            stopped has left there is hidden.
+            was stopped or killed has left there is hidden.
         steps: the step sizes that belong to them, from the start on.
     """
 
     def __init__(self, folder: Path, history: History, steps: StepHistory) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=0 if history else None)
+        self._writer = SummaryWriter(str(folder), purge_step=0)
         self._write_steps(steps, 0)
         for row in history:
             self.write(row, steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import torch
@@ -84,9 +84,16 @@ def _train(
     trainer = Trainer(run, configuration, images, fabric)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
+    with run.writing() if fabric.is_global_zero else nullcontext():
+        return _fit(trainer, resume=resume, console=console)
+
+
+def _fit(trainer: Trainer, *, resume: bool, console: Console) -> Trained:
+    """Train from the start or from the last checkpoint on, and write the results."""
+    run, configuration, fabric = trainer.run, trainer.configuration, trainer.fabric
     if not resume:
         if fabric.is_global_zero:
-            run.create(configuration, images, fabric.device)
+            run.create(configuration, trainer.images, fabric.device)
         fabric.barrier()
     elif run.checkpoints.exist():
         state, warning = run.checkpoints.load()
@@ -96,9 +103,10 @@ def _train(
     else:
         console.print("it stopped before its first checkpoint: starting at the beginning")
         if fabric.is_global_zero:
-            run.start(images, fabric.device)
+            run.start(trainer.images, fabric.device)
     trainer.fit(console)
-    trained = Trained(trainer.trained.eval(), configuration, images, fabric, trainer.epoch, None)
+    network = trainer.trained.eval()
+    trained = Trained(network, configuration, trainer.images, fabric, trainer.epoch, None)
     if fabric.is_global_zero:
         write_results(run, trained, trainer.history)
         console.print(last_line(trainer.history[-1], run), highlight=False, soft_wrap=True)

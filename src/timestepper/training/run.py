@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from timestepper.data import DataSet
 from timestepper.errors import RunError
-from timestepper.files import write_atomically
+from timestepper.files import read_checked, write_atomically, write_checked
 from timestepper.provenance import provenance
 from timestepper.training.checkpoints import Checkpoints
 from timestepper.training.configuration import Configuration
 from timestepper.training.recipes import read_configuration, write_configuration
+
+PATIENCE = 6
+"""Seconds to wait for another process: one that is killed may leave helpers that read images, and
+these notice it after five."""
 
 History = list[dict[str, float]]
 """What was measured, a dictionary for each epoch."""
@@ -31,6 +37,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.lock = folder / ".lock"
         self.configuration = folder / "configuration.yaml"
         self.data = folder / "data.json"
         self.metrics = folder / "metrics.csv"
@@ -45,19 +52,43 @@ class Run:
         self.explanation_plot = folder / "explanation.png"
         self.report = folder / "report.html"
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes from training in this folder, and tell what can't be written there.
+
+        Raises:
+            RunError: another process trains in it; or a file can't be written, as on a full disk.
+        """
+        again = f"continue with: timestepper train --resume {self.folder}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(self.lock).acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise RunError(
+                f"another process is training in {self.folder}; wait for it, or stop it and {again}"
+            ) from error
+        except OSError as error:
+            raise RunError(f"can't write the run folder {self.folder}: {error.strerror}") from error
+        try:
+            with held:
+                yield
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or self.folder}: {error.strerror or error}; what was saved "
+                f"before is kept; mend this and {again}"
+            ) from error
+
     def create(self, configuration: Configuration, images: DataSet, device: torch.device) -> None:
         """Make the folder and write down what is trained on what, and by what code.
 
         Raises:
-            RunError: the folder exists already, or can't be written.
+            RunError: the folder exists already.
+            OSError: it can't be written.
         """
         self.require_new()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_configuration(configuration, self.configuration)
-            self.start(images, device)
-        except OSError as error:
-            raise RunError(f"can't write the run folder {self.folder}: {error.strerror}") from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_configuration(configuration, self.configuration)
+        self.start(images, device)
 
     def start(self, images: DataSet, device: torch.device) -> None:
         """Write down on what is trained, and by what code, from the first step."""
@@ -78,7 +109,7 @@ class Run:
 
     def require_new(self) -> None:
         """Raise :class:`RunError` if there is something already where the run would go."""
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        if self.folder.is_dir() and all(path == self.lock for path in self.folder.iterdir()):
             return
         if self.configuration.exists():
             raise RunError(
@@ -113,4 +144,20 @@ class Run:
         writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        write_atomically(self.metrics, text.getvalue().encode())
+        write_checked(self.metrics, text.getvalue().encode())
+
+    def read_metrics(self) -> History:
+        """Read the table back.
+
+        Raises:
+            OSError: it can't be read.
+            ValueError: it is damaged, or not a table of at least one epoch.
+        """
+        rows = csv.DictReader(io.StringIO(read_checked(self.metrics).decode(), newline=""))
+        try:
+            history = [{key: float(value) for key, value in row.items()} for row in rows]
+        except (TypeError, csv.Error) as error:
+            raise ValueError(str(error)) from error
+        if not history:
+            raise ValueError("it has no row")
+        return history

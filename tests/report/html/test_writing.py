@@ -86,14 +86,22 @@ def test_bad_input(capsys):
 )
 def test_broken_metrics(capsys, content, reason):
     run = make_run("run", SCORES)
+    Path("run/metrics.csv.sha256").unlink()
     run.metrics.write_bytes(content)
     said = refuse(capsys, "run")
     assert said.startswith(f"run/metrics.csv is broken ({reason}")
     assert said.endswith("timestepper train --resume run writes it anew")
 
 
+def test_metrics_that_rot(capsys):
+    run = make_run("run", SCORES)
+    run.metrics.write_text(run.metrics.read_text().replace("0.9", "0.8"))
+    assert refuse(capsys, "run").startswith("run/metrics.csv is broken (its checksum is wrong); ")
+
+
 def test_epochs_that_are_missing(capsys):
     run = make_run("run", SCORES)
+    Path("run/metrics.csv.sha256").unlink()
     lines = run.metrics.read_text().splitlines()
     run.metrics.write_text("\n".join([lines[0], lines[1], lines[3]]))
     assert "its epochs are not 1, 2, 3 and so on" in refuse(capsys, "run")
