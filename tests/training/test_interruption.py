@@ -66,8 +66,8 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoin
         start("run")
     kept = Path("run/checkpoints/last.pt")
     assert str(error.value) == (
-        f"the training loss is nan in epoch 2, step 4; the last good checkpoint is {kept}; "
-        "try a smaller optimizer.lr or more schedule.warmup_epochs"
+        f"the training loss is nan in epoch 2, step 4 at fc; the last good checkpoint is {kept}; "
+        "try a smaller optimizer.lr, more schedule.warmup_epochs, or optimizer.skip_not_finite true"
     )
     state = checkpoint("run")
     assert (state["epoch"], state["batch"]) == (1, 0)
@@ -75,7 +75,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoin
 
 
 def test_loss_that_is_not_finite_before_the_first_checkpoint():
-    with pytest.raises(RunError, match=r"in epoch 1, step \d+; there is no checkpoint yet; try"):
+    with pytest.raises(RunError, match=r"in epoch 1, step \d+ at .*; there is no checkpoint yet"):
         start("run", optimizer=OptimizerConfiguration(lr=1e30))
     assert not Path("run/checkpoints").exists()
 

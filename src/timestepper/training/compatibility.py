@@ -25,6 +25,9 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
         "stability.penalty": (
             (state.get("penalty") is None) == (configuration.stability.penalty == "none")
         ),
+        "optimizer.skip_not_finite": (
+            (state.get("skipped") is None) != configuration.optimizer.skip_not_finite
+        ),
         "data.validation": state.get("validation", 0) == configuration.data.validation,
         "stepping.explain": bool(state.get("explanations")) == configuration.stepping.explain,
     }

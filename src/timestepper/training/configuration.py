@@ -103,12 +103,15 @@ class OptimizerConfiguration:
         momentum: momentum.
         nesterov: Nesterov's momentum.
         weight_decay: weight decay, on every parameter.
+        skip_not_finite: leave out steps whose gradients are not finite, and count them in the
+            metrics, instead of stopping.
     """
 
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4
+    skip_not_finite: bool = False
 
     def __post_init__(self) -> None:
         _require(0 < self.lr < math.inf, "optimizer.lr", self.lr, "greater than 0 and finite")

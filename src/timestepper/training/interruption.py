@@ -55,3 +55,12 @@ class Signals:
         highest = fabric.all_reduce(number, reduce_op="max")
         assert isinstance(highest, torch.Tensor)
         return int(highest) or None
+
+
+def leave_processes(fabric: Fabric) -> None:
+    """End the process group; its threads abort a process in which Python has ended before them.
+
+    All processes come here together. After an error they may not, and this could wait for ever.
+    """
+    if fabric.world_size > 1:
+        torch.distributed.destroy_process_group()

@@ -14,7 +14,6 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from timestepper.data import DataSet
-from timestepper.errors import RunError
 from timestepper.stepping import evolution_time, explain, load_weights
 from timestepper.training.build import (
     build_data,
@@ -27,19 +26,15 @@ from timestepper.training.compatibility import require_same_settings
 from timestepper.training.configuration import Configuration
 from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
 from timestepper.training.events import Events
-from timestepper.training.explanations import (
-    explanation_columns,
-    from_state,
-    to_state,
-    write_explanations,
-)
+from timestepper.training.explanations import explanation_columns, from_state, to_state
 from timestepper.training.generators import generator_states, restore_generators
-from timestepper.training.interruption import Interrupted, Signals
+from timestepper.training.interruption import Interrupted, Signals, leave_processes
+from timestepper.training.not_finite import Guard, stopped
 from timestepper.training.progress import TrainingProgress, last_line
-from timestepper.training.results import write_report, write_results
+from timestepper.training.results import write_histories, write_report, write_results
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
-from timestepper.training.step_history import extended, write_step_history
+from timestepper.training.step_history import extended
 from timestepper.training.trained import Trained
 
 # Looking at a number makes the host wait for the device: the loss is looked at this often.
@@ -70,9 +65,9 @@ def train(
     try:
         trained = _train(run, configuration, fabric, resume=resume, console=console)
     except Interrupted:
-        _leave_processes(fabric)
+        leave_processes(fabric)
         raise
-    _leave_processes(fabric)
+    leave_processes(fabric)
     if report and fabric.is_global_zero:
         console.print(write_report(run, trained), highlight=False, soft_wrap=True)
 
@@ -113,15 +108,6 @@ def _fit(trainer: Trainer, *, resume: bool, console: Console) -> Trained:
     return trained
 
 
-def _leave_processes(fabric: Fabric) -> None:
-    """End the process group; its threads abort a process in which Python has ended before them.
-
-    All processes come here together. After an error they may not, and this could wait for ever.
-    """
-    if fabric.world_size > 1:
-        torch.distributed.destroy_process_group()
-
-
 class Trainer:
     """A training: its parts, and how far it is.
 
@@ -144,6 +130,9 @@ class Trainer:
         self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
         self.penalty = build_penalty(configuration, self.network, images)
         self.last_penalty: Tensor | None = None
+        skip = configuration.optimizer.skip_not_finite
+        self.guard = Guard(self.network, fabric, skip=skip)
+        self.skipped = 0
         optimizer = build_optimizer(configuration, self.network)
         module: Any = torch.compile(self.network) if configuration.compile else self.network
         self.module, self.optimizer = fabric.setup(module, optimizer)
@@ -219,6 +208,7 @@ class Trainer:
             if looking:
                 self._require_finite(losses)
                 losses.clear()
+            if looking and self.batch > self.skipped:
                 scores = self.meter.compute()
                 progress.update(
                     epoch=self.epoch + 1,
@@ -241,16 +231,20 @@ class Trainer:
             group["lr"] = lr
         if self.configuration.channels_last:
             inputs = inputs.to(memory_format=torch.channels_last)
+        self.guard.begin_step()
         weighted_penalty = self._weighted_penalty()
         outputs = self.module(inputs)
         losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
         loss = losses.mean()
         self.optimizer.zero_grad()
         self.fabric.backward(loss if weighted_penalty is None else loss + weighted_penalty)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.network)
-        self.meter.update(losses.detach(), outputs.detach(), labels)
+        if self.guard.allows_step():
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.update(self.network)
+            self.meter.update(losses.detach(), outputs.detach(), labels)
+        else:
+            self._refuse_step(loss.detach(), inputs)
         return loss.detach()
 
     def _weighted_penalty(self) -> Tensor | None:
@@ -270,26 +264,27 @@ class Trainer:
 
     def _require_finite(self, losses: list[Tensor]) -> None:
         """Raise RunError if one of the last losses, on any process, is not finite."""
-        if not losses:
+        wrong = self.guard.first_not_finite(losses)
+        if wrong is not None:
+            step = self.batch - len(losses) + wrong + 1
+            self._stop(f"the training loss is {losses[wrong].item()}", f", step {step}")
+
+    def _refuse_step(self, loss: Tensor, inputs: Tensor) -> None:
+        """Leave out a step whose gradients are not finite, or stop."""
+        if self.guard.skip:
+            self.guard.undo_step()
+            self.skipped += 1
+            if self.skipped == self.updates_per_epoch:
+                self._stop("no step has finite gradients")
             return
-        finite = self.fabric.all_reduce(torch.stack(losses).isfinite().double(), reduce_op="mean")
-        assert isinstance(finite, Tensor)
-        wrong = (finite < 1).nonzero().flatten().tolist()
-        if wrong:
-            step = self.batch - len(losses) + wrong[0] + 1
-            self._stop(f"the training loss is {losses[wrong[0]].item()}", f", step {step}")
+        what = "a gradient is not finite"
+        if not loss.isfinite():
+            what = f"the training loss is {loss.item()}"
+        self._stop(what, f", step {self.batch + 1}{self.guard.culprit(inputs)}")
 
     def _stop(self, what: str, where: str = "") -> None:
-        kept = (
-            f"the last good checkpoint is {self.run.checkpoints.last}"
-            if self.run.checkpoints.last.exists()
-            else "there is no checkpoint yet"
-        )
-        weaker = "" if self.penalty is None else "a smaller stability.strength, "
-        raise RunError(
-            f"{what} in epoch {self.epoch + 1}{where}; {kept}; try {weaker}a smaller optimizer.lr "
-            "or more schedule.warmup_epochs"
-        )
+        place = f"{what} in epoch {self.epoch + 1}{where}"
+        raise stopped(self.run, place, penalised=self.penalty is not None)
 
     def _end_epoch(self, images_per_second: float, events: Events | None) -> None:
         """Evaluate, write everything down, go on to the next epoch."""
@@ -307,11 +302,11 @@ class Trainer:
         self.history.append(self._row(trained, tested, images_per_second))
         self.step_history = extended(self.step_history, self.trained)
         self.epoch += 1
-        self.batch = 0
+        self.batch = self.skipped = 0
         self.meter = Meter(self.images.num_classes, self.fabric)
         self._save(best=best)
         if events is not None:  # the first process
-            self._write_histories()
+            write_histories(self.run, self.history, self.step_history, self.explanations)
             events.write(self.history[-1], self.step_history)
 
     def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
@@ -327,6 +322,7 @@ class Trainer:
             f"{split}_loss": tested.loss,
             f"{split}_accuracy": tested.accuracy,
             "images_per_second": images_per_second,
+            **({"skipped_steps": self.skipped} if self.guard.skip else {}),
             **{f"evolution_time/{stage}": value for stage, value in times.items()},
             **explanation_columns(self.explanations),
         }
@@ -342,6 +338,7 @@ class Trainer:
             "generators": generator_states(self.fabric),
             "epoch": self.epoch,
             "batch": self.batch,
+            "skipped": self.skipped if self.guard.skip else None,
             "history": self.history,
             "validation": self.configuration.data.validation,
             "step_history": self.step_history,
@@ -367,22 +364,15 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.meter.load_state_dict(state["meter"])
         self.epoch, self.batch = state["epoch"], state["batch"]
+        self.skipped = state.get("skipped") or 0
         self.history = list(state["history"])
         self.step_history = state["step_history"]
         self.explanations = from_state(state.get("explanations", []))
         restore_generators(state["generators"], self.fabric)
         if self.fabric.is_global_zero:
             if self.history:
-                self._write_histories()
+                write_histories(self.run, self.history, self.step_history, self.explanations)
             self.run.add_provenance(f"from {self._done()} on", self.fabric.device)
-
-    def _write_histories(self) -> None:
-        if self.step_history:
-            write_step_history(self.step_history, self.run.step_history)
-        if self.explanations:
-            write_explanations(self.explanations, self.run.explanation)
-        # Last, as what waits for an epoch looks at this file.
-        self.run.write_metrics(self.history)
 
     def _done(self) -> str:
         """Say how far the training is."""

@@ -1,12 +1,33 @@
-"""What a finished training leaves beside its checkpoints: folded network, plots, report."""
+"""What a training leaves beside its checkpoints: histories, folded network, plots, report."""
 
 from __future__ import annotations
 
+from timestepper.training.explanations import Explanations, write_explanations
 from timestepper.training.folded import folded_copy, write_weights
 from timestepper.training.run import History, Run
+from timestepper.training.step_history import StepHistory, write_step_history
 from timestepper.training.trained import Trained
 
 VERIFIED_IMAGES = 64
+
+
+def write_histories(
+    run: Run, history: History, steps: StepHistory, explanations: Explanations
+) -> None:
+    """Write what each epoch has added to.
+
+    Args:
+        run: where to.
+        history: the metrics.
+        steps: the step sizes; empty for a plain network.
+        explanations: what they depend on; empty where it is not recorded.
+    """
+    if steps:
+        write_step_history(steps, run.step_history)
+    if explanations:
+        write_explanations(explanations, run.explanation)
+    # Last, as what waits for an epoch looks at this file.
+    run.write_metrics(history)
 
 
 def write_results(run: Run, trained: Trained, history: History) -> None:
