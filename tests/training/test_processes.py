@@ -1,15 +1,18 @@
 """Training on two processes, as torchrun starts them, against one process."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from trainings import checkpoint
+from trainings import assert_identical, checkpoint
 
 from timestepper import data
+from timestepper.cli import main
 from timestepper.stability import StabilityPenalty
 from timestepper.training.build import build_network
 from timestepper.training.configuration import Configuration, NetworkConfiguration
@@ -57,6 +60,37 @@ for _ in range(5):
 found["penalty"] = trainer.last_penalty
 found["vectors"] = trainer.penalty.vectors
 torch.save(found, f"process{fabric.global_rank}.pt")
+if fabric.world_size > 1:
+    torch.distributed.destroy_process_group()
+"""
+DOUBLE = """
+import sys
+from pathlib import Path
+
+import torch
+from timestepper import data
+from timestepper.training import loop
+from timestepper.training.build import build_fabric, build_network
+from timestepper.training.configuration import *
+from timestepper.training.run import Run
+
+loop.build_network = lambda *given: build_network(*given).double()
+configuration = Configuration(
+    network=NetworkConfiguration("cifar_resnet14"),
+    stepping=SteppingConfiguration(sys.argv[-1]),
+    accelerator="cpu",
+    batch_size=48,
+    sync_batch_norm=True,
+)
+fabric = build_fabric(configuration)
+trainer = loop.Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
+found = []
+for step, (inputs, labels) in zip(range(4), trainer.batches(0)):
+    trainer.step(inputs.double(), labels)
+    gradients = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
+    found.append((gradients, {k: v.clone() for k, v in trainer.network.state_dict().items()}))
+    trainer.batch += 1
+torch.save(found, f"{fabric.world_size}-{fabric.global_rank}.pt")
 if fabric.world_size > 1:
     torch.distributed.destroy_process_group()
 """
@@ -111,6 +145,74 @@ def test_the_stability_penalty_counts_as_much_on_two_processes_as_on_one():
     assert torch.equal(first["penalty"], second["penalty"])
     for one, other in zip(first["vectors"], second["vectors"], strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("controller", ["lstm", "lstm+"])
+def test_two_processes_do_what_one_does_with_the_same_batch(controller):
+    """Gradients, weights and statistics of each of four steps, in float64."""
+    done = run(controller, program=DOUBLE)
+    assert done.returncode == 0, done.stderr
+    alone = subprocess.run([sys.executable, "-c", DOUBLE, controller], timeout=300)
+    assert alone.returncode == 0
+    one, *both = (torch.load(f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    for ranks in both:
+        for expected, found in zip(one, ranks, strict=True):
+            for kind in (0, 1):
+                assert expected[kind].keys() == found[kind].keys()
+                for name, value in expected[kind].items():
+                    torch.testing.assert_close(found[kind][name], value, rtol=1e-10, atol=1e-10)
+
+
+def children(pid):
+    """List the processes that a process has started."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+def test_a_worker_is_killed_and_torchrun_starts_again():
+    settings = ("--network.name", "cifar_resnet8", "--accelerator", "cpu", "--epochs", "4")
+    assert run(*settings, "--folder", "unbroken").returncode == 0
+    command = torchrun(*settings, "--folder", "killed")
+    command.insert(1, "--max-restarts=1")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline().startswith("epoch 1/4")
+        assert process.stdout.readline().startswith("epoch 2/4")
+        os.kill(children(process.pid)[1], signal.SIGKILL)
+        shown, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert [line.split("  ")[0] for line in shown.splitlines()[:2]] == ["epoch 3/4", "epoch 4/4"]
+    assert_identical(checkpoint("killed"), checkpoint("unbroken"))
+
+
+def test_a_restart_does_not_go_on_with_another_training(monkeypatch, capsys):
+    assert main(["train", *SETTINGS, "--folder", "run"]) == 0
+    before = Path("run/metrics.csv").read_bytes()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main(["train", *SETTINGS, "--seed", "1", "--folder", "run"]) == 2
+    assert "run folder run exists already" in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main(["train", *SETTINGS, "--folder", "run"]) == 0
+    assert Path("run/metrics.csv").read_bytes() == before
+
+
+def test_two_machines():
+    """Two torchrun agents that find each other, as on two machines, end as one with two workers."""
+    assert run(*SETTINGS, "--folder", "one").returncode == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    meeting = ("--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}", "--rdzv_id=test")
+    program = [*("--no-python", BIN / "timestepper", "train"), *SETTINGS, "--folder", "two"]
+    command = [BIN / "torchrun", "--nnodes=2", "--nproc_per_node=1", *meeting, *program]
+    agents = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [agent.communicate(timeout=200) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert sorted(len(shown.splitlines()) for shown, _ in said) == [0, 4]
+    assert_identical(checkpoint("two"), checkpoint("one"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -21,6 +22,9 @@ EXAMPLES = (
     "timestepper train --resume runs/digits-cifar_resnet20-lstm-0",
     "torchrun --nproc_per_node 8 --no-python timestepper train --recipe imagenet",
 )
+
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+"""Variables in which they count."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,7 +47,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Train."""
     configuration = to_configuration(parser, parsed)
-    if parsed.resume is not None:
+    resume = parsed.resume is not None
+    if resume:
         if configuration != Configuration() or parsed.folder is not None:
             raise ConfigurationError(
                 "--resume continues a run with its own configuration; leave the other settings "
@@ -53,13 +58,19 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         configuration = target.read_configuration()
     else:
         target = Run(Path(parsed.folder or default_folder(configuration)))
-    train(
-        *(target, configuration),
-        resume=parsed.resume is not None,
-        console=Console(),
-        report=True,
-    )
+        resume = _is_started_again(target, configuration)
+    train(target, configuration, resume=resume, console=Console(), report=True)
     return 0
+
+
+def _is_started_again(run: Run, configuration: Configuration) -> bool:
+    """Tell whether torchrun or Slurm has started the same command again after a fault."""
+    restarts = (os.environ.get(name, "0") for name in RESTARTS)
+    return (
+        any(count not in ("", "0") for count in restarts)
+        and run.configuration.exists()
+        and run.read_configuration() == configuration
+    )
 
 
 def default_folder(configuration: Configuration) -> str:

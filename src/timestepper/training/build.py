@@ -14,6 +14,7 @@ from timestepper.errors import ConfigurationError
 from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stepping import attach
 from timestepper.training.configuration import Configuration
+from timestepper.training.sync_batch_norm import synchronise_batch_norms
 
 
 def build_fabric(configuration: Configuration) -> Fabric:
@@ -94,6 +95,8 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
         FoldError: step sizes can't be folded into a branch.
     """
     network = build_plain_network(configuration, images)
+    if configuration.sync_batch_norm and torch.distributed.is_initialized():
+        network = synchronise_batch_norms(network)
     if configuration.stepping.controller != "none":
         attach(
             network,

@@ -201,6 +201,7 @@ class Configuration:
         precision: float32, or float32 weights with bfloat16 products.
         channels_last: memory format of the convolutions.
         compile: run through torch.compile.
+        sync_batch_norm: of several processes, use the statistics of all of them in batch norms.
         ema_decay: decay of an exponential moving average of the weights, which is then what is
             evaluated and folded; by default there is none.
         accelerator: where it runs.
@@ -218,6 +219,7 @@ class Configuration:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = False
     compile: bool = False
+    sync_batch_norm: bool = False
     ema_decay: float | None = None
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
