@@ -24,8 +24,8 @@ browser: $(READY)  ## Install Chromium, in which the report is tested (Debian: a
 demo: $(READY)  ## Train a plain and a time-stepped network side by side, and fold (two minutes)
 	$(BIN)/timestepper demo
 
-test: $(READY)  ## Run all tests (minutes)
-	$(BIN)/python -m pytest
+test: $(READY)  ## Run all tests but the slow ones, one on each core (minutes)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(READY)  ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-torch.set_num_threads(2)
+# `make test` runs as many tests at once as there are cores.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 MakeFolder = Callable[..., Path]
 
