@@ -26,7 +26,13 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 def box(axes: Axes, x: float, y: float, text: str, colour: str, width: float = 14) -> None:
     """Draw a box around its middle."""
     shape = FancyBboxPatch(
-        (x - width / 2, y - 2), width, 4, "round,pad=0,rounding_size=0.8", fc=colour, ec="#555555", zorder=3
+        (x - width / 2, y - 2),
+        width,
+        4,
+        "round,pad=0,rounding_size=0.8",
+        fc=colour,
+        ec="#555555",
+        zorder=3,
     )
     axes.add_patch(shape)
     axes.text(x, y, text, ha="center", va="center", fontsize=10, zorder=4)
