@@ -21,11 +21,13 @@ RUN_HERE = [page for page in WITH_CODE if name(page) not in RUN_ELSEWHERE]
 
 
 @pytest.fixture
-def _two_threads_and_float32():
-    """Leave torch's settings as they were."""
-    dtype = torch.get_default_dtype()
+def _small():
+    """Networks so small gain nothing from a second thread; and no page gets another's dtype."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     yield
+    torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
 
 
@@ -36,7 +38,7 @@ def test_blocks_compile(page):
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=name)
-@pytest.mark.usefixtures("_two_threads_and_float32")
+@pytest.mark.usefixtures("_small")
 def test_blocks_run(page, capsys):
     names: dict[str, object] = {"__name__": "page"}
     for block in python_blocks(read(page)):
