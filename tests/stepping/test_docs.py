@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("page", "count"), [("networks.md", 5), ("dense-networks.md", 2)])
+@pytest.mark.parametrize(("page", "count"), [("networks.md", 4), ("dense-networks.md", 2)])
 def test_the_code_of_a_page_runs(page, count, capsys):
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
