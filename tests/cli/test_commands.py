@@ -124,8 +124,15 @@ def test_steps_explains(capsys):
     assert "--stepping.explain" not in recorded
     with Image.open("run/explanation.png") as picture:
         picture.verify()
-    assert main(["steps", "run", "--explain"]) == 2
-    assert "explanation.png exists already; name another" in capsys.readouterr().err
+    Path("run/explanation.png").write_bytes(b"an older plot of the run's own")
+    assert main(["steps", "run", "--explain"]) == 0
+    with Image.open("run/explanation.png") as picture:
+        picture.verify()
+    Path("mine.png").write_bytes(b"precious")
+    capsys.readouterr()
+    assert main(["steps", "run", "--explain", "--output", "mine.png"]) == 2
+    assert "mine.png exists already; name another" in capsys.readouterr().err
+    assert Path("mine.png").read_bytes() == b"precious"
 
     # A run that has not recorded what lies between.
     Path("run/explanation.safetensors").unlink()

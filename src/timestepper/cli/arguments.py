@@ -41,8 +41,16 @@ def open_run(parsed: Namespace) -> Trained:
     return trained
 
 
-def output_path(parsed: Namespace, default: Path, *, is_folder: bool = False) -> Path:
+def output_path(
+    parsed: Namespace, default: Path, *, is_folder: bool = False, is_plot: bool = False
+) -> Path:
     """Decide which file or folder to write.
+
+    Args:
+        parsed: with the output, or without.
+        default: where it goes by default.
+        is_folder: whether a folder is written.
+        is_plot: whether the default is a plot of the run's own, which a newer one may replace.
 
     Raises:
         RunError: it exists already, and is no empty folder where one is wanted; it is a folder
@@ -53,7 +61,8 @@ def output_path(parsed: Namespace, default: Path, *, is_folder: bool = False) ->
         there, wanted = ("file", "folder") if is_folder else ("folder", "file")
         raise RunError(f"{path} is a {there}; name a {wanted} with --output")
     occupied = any(path.iterdir()) if path.is_dir() else path.exists()
-    if occupied and not parsed.force:
+    is_replaceable = parsed.force or (is_plot and parsed.output is None)
+    if occupied and not is_replaceable:
         raise RunError(f"{path} exists already; name another with --output, or add --force")
     if parsed.output is not None and not path.parent.is_dir():
         raise RunError(f"{path} can't be written: there is no folder {path.parent}")

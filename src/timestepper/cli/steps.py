@@ -22,7 +22,7 @@ from timestepper.training.run import Run
 from timestepper.training.trained import Trained
 
 EXAMPLES = (
-    "timestepper steps runs/digits-cifar_resnet20-lstm-0 --output steps.png",
+    "timestepper steps runs/digits-cifar_resnet20-lstm-0",
     "timestepper steps runs/mine --checkpoint best --output steps.svg",
     "timestepper steps runs/mine --explain",
 )
@@ -42,7 +42,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Print the table and write the plot."""
     run = Run(Path(parsed.run))
-    path = output_path(parsed, run.explanation_plot if parsed.explain else run.steps_plot)
+    plot = run.explanation_plot if parsed.explain else run.steps_plot
+    path = output_path(parsed, plot, is_plot=True)
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigurationError(f"{path}: a plot's name ends in .png, .svg or .pdf")
     controller = run.read_configuration().stepping.controller
