@@ -6,7 +6,9 @@ import os
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from timestepper import data, networks
 from timestepper.data import DataSet
@@ -30,6 +32,8 @@ def build_fabric(configuration: Configuration) -> Fabric:
             f"batch_size is {configuration.batch_size}, which {world} processes can't share "
             "equally; make it a multiple"
         )
+    if world > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        _meet_again(configuration)
     try:
         fabric = Fabric(
             accelerator=configuration.accelerator,
@@ -45,6 +49,22 @@ def build_fabric(configuration: Configuration) -> Fabric:
             f"accelerator {configuration.accelerator!r} can't be used: {reason}"
         ) from error
     return fabric
+
+
+def _meet_again(configuration: Configuration) -> None:
+    """Let the processes that torchrun has started again find each other.
+
+    The store in which they look for each other still has the addresses of those that are gone
+    (torch 2.14); each start gets a part of its own.
+    """
+    on_gpu = configuration.accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, world_size = next(rendezvous("env://"))
+    own = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", store=own, rank=rank, world_size=world_size
+    )
 
 
 def build_data(configuration: Configuration) -> DataSet:
@@ -95,7 +115,7 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
         FoldError: step sizes can't be folded into a branch.
     """
     network = build_plain_network(configuration, images)
-    if configuration.sync_batch_norm and torch.distributed.is_initialized():
+    if configuration.sync_batch_norm and distributed.is_initialized():
         network = synchronise_batch_norms(network)
     if configuration.stepping.controller != "none":
         attach(
