@@ -20,8 +20,7 @@ def write_new(path: Path, content: bytes | memoryview) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        if new.exists():
-            new.unlink()
+        new.unlink(missing_ok=True)
         raise
     return new
 

@@ -24,7 +24,7 @@ EXAMPLES = (
 )
 
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-"""Variables in which they count."""
+"""Variables in which torchrun and Slurm count how often they have started a job again."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
