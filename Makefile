@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup browser demo test test-slow soak check format docs wheel clean
+.PHONY: help setup browser demo test test-slow soak fuzz check format docs wheel clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,10 @@ test-slow: $(READY)  ## Run the tests that take longer
 
 soak: $(READY)  ## Kill a training at 100 moments and compare its end with an unbroken one's (minutes)
 	$(BIN)/python -m pytest -m slow tests/training/test_kills.py
+
+fuzz: $(READY)  ## Try a thousand random recipes, files, weights and networks of each kind (an hour)
+	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile fuzz \
+	  tests/fuzz tests/stepping/test_random_networks.py
 
 check: $(READY)  ## Lint, formatting, types
 	$(BIN)/ruff check .

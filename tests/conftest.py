@@ -7,11 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from PIL import Image
 
 # `make test` runs as many tests at once as there are cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The suite tries the same few cases each time; `make fuzz` a thousand new ones of each kind.
+CASES = {
+    "phases": [Phase.explicit, Phase.generate],  # to shrink a case takes minutes
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("suite", max_examples=25, deadline=30_000, derandomize=True, **CASES)
+settings.register_profile("fuzz", max_examples=1000, deadline=60_000, print_blob=True, **CASES)
+settings.load_profile("suite")
 
 MakeFolder = Callable[..., Path]
 

@@ -1,25 +1,14 @@
 """A user's mistakes: one line that names the thing and the remedy, status 2, nothing lost."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
+from endings import contents
 from lightning_fabric.accelerators import CUDAAccelerator
 
 from timestepper.cli import main
-from timestepper.data.cache import default_folder
 
 TINY = ["--network.name", "cifar_resnet8", "--epochs", "1", "--accelerator", "cpu"]
-
-
-def contents(folder=Path()):
-    """Every file and folder below the current one, but the cache."""
-    return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-        if default_folder() not in (path.absolute(), *path.absolute().parents)
-        and path.absolute() not in default_folder().parents
-    }
 
 
 @pytest.fixture

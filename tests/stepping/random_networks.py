@@ -81,10 +81,10 @@ def add_to_first(shortcut, features):
 
 
 class Maker:
-    """Makes a network from a seed."""
+    """Makes a network from a seed, or of what somebody else chooses, and weights from the seed."""
 
-    def __init__(self, seed):
-        self.random = random.Random(seed)
+    def __init__(self, seed, source=None):
+        self.random = source or random.Random(seed)
         torch.manual_seed(seed)
         self.nested = 0
 
@@ -233,6 +233,20 @@ class Maker:
         activation = self.choose(nn.Identity, nn.Identity, self.activation)
         return Residual(self.body(width, inputs), add, shortcut, activation)
 
+    def smaller(self, width):
+        """Make a block at half the resolution, the first of a stage."""
+        strides = self.random.choice([(2, 1), (1, 2)])
+        body = [
+            nn.Conv2d(width, width, 3, strides[0], 1, groups=self.groups(width), bias=False),
+            self.affine(nn.BatchNorm2d(width)),
+            self.activation(),
+            nn.Conv2d(width, width, 3, strides[1], 1),
+        ]
+        shortcut = self.choose(
+            lambda: nn.Conv2d(width, width, 1, 2), lambda: nn.AvgPool2d(2), lambda: nn.MaxPool2d(2)
+        )
+        return Residual(nn.Sequential(*body), torch.add, shortcut, nn.Identity())
+
     def dense(self, width):
         """Make a dense block whose readers do not all begin with batch norms."""
         growth = self.random.choice([2, 3])
@@ -246,5 +260,7 @@ class Maker:
             block([self.residual] * 4 + [self.dense])(width)
             for _ in range(self.random.randint(1, 3))
         ]
+        if self.random.random() < 0.3:
+            blocks.append(self.smaller(width))
         stem = nn.Sequential(self.conv(3, width), self.affine(nn.BatchNorm2d(width)))
         return nn.Sequential(stem, *blocks, nn.Conv2d(width, 3, 1))

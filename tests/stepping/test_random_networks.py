@@ -5,6 +5,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from random_networks import SIZE, Maker, Stepped
 from torch import nn
 
@@ -63,32 +65,61 @@ def run(network, images, weights):
     return output, dict(zip(["images", *named], gradients, strict=True))
 
 
+def assert_equals_the_explicit_product(network, images, tolerance, name):
+    """Compare outputs and gradients; return whether there was a branch."""
+    plain = copy.deepcopy(network)
+    branches = find(network, images)
+    if not branches:
+        return False
+    timestepper.attach(network, RandomSteps, branches=branches)
+    reference = explicit(copy.deepcopy(plain), branches, timestepper.step_sizes(network))
+    weights = torch.randn_like(network.eval()(images))
+    for training in (False, True):
+        output, gradients = run(network.train(training), images, weights)
+        expected, expected_gradients = run(reference.train(training), images, weights)
+        torch.testing.assert_close(output, expected, rtol=tolerance, atol=tolerance, msg=name)
+        for parameter, gradient in expected_gradients.items():
+            scale = gradient.abs().max().item() + 1e-2
+            torch.testing.assert_close(
+                gradients[parameter],
+                gradient,
+                rtol=0,
+                atol=tolerance * scale,
+                msg=f"{name}: {parameter}",
+            )
+    assert_folds(network, images, name)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    return True
+
+
+def assert_folds(network, images, name):
+    output = network.eval()(images)
+    assert torch.equal(timestepper.fold(network)(images), output), name
+
+
 @pytest.mark.parametrize("first", range(0, 90, 10))
 def test_random_networks_equal_the_explicit_product(first):
     tried = 0
     for seed in range(first, first + 10):
         network, images = Maker(seed).network(), torch.randn(2, 3, SIZE, SIZE)
-        plain = copy.deepcopy(network)
-        branches = find(network, images)
-        if not branches:
-            continue
-        tried += 1
-        timestepper.attach(network, RandomSteps, branches=branches)
-        reference = explicit(copy.deepcopy(plain), branches, timestepper.step_sizes(network))
-        weights = torch.randn(2, 3, SIZE, SIZE)
-        for training in (False, True):
-            output, gradients = run(network.train(training), images, weights)
-            expected, expected_gradients = run(reference.train(training), images, weights)
-            torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9, msg=f"{seed}")
-            for name, gradient in expected_gradients.items():
-                scale = gradient.abs().max().item() + 1e-2
-                torch.testing.assert_close(
-                    gradients[name], gradient, rtol=0, atol=1e-9 * scale, msg=f"{seed}: {name}"
-                )
-        output = network.eval()(images)
-        assert torch.equal(timestepper.fold(network)(images), output), seed
-        assert network.state_dict().keys() == plain.state_dict().keys()
+        tried += assert_equals_the_explicit_product(network, images, 1e-9, str(seed))
     assert tried >= 3
+
+
+@given(st.randoms(use_true_random=False), st.integers(0, 2**32 - 1))
+def test_networks_of_hypothesis(source, seed):
+    network, images = Maker(seed, source).network(), torch.randn(2, 3, SIZE, SIZE)
+    assert_equals_the_explicit_product(network, images, 1e-9, f"{seed}, {network}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(st.randoms(use_true_random=False), st.integers(0, 2**32 - 1))
+def test_folding_is_exact_in_other_precisions(dtype, source, seed):
+    network, images = Maker(seed, source).network().to(dtype), torch.randn(2, 3, SIZE, SIZE)
+    images = images.to(dtype)
+    if branches := find(network, images):
+        timestepper.attach(network, "lstm", branches=branches)
+        assert_folds(network, images, f"{seed}, {network}")
 
 
 def test_step_sizes_of_one_change_nothing():

@@ -12,7 +12,8 @@ from timestepper.training.checkpoints import Checkpoints
 
 
 def state(number):
-    return {"network": {"weight": torch.full((1000,), float(number))}, "epoch": number}
+    weights = {"weight": torch.full((1000,), float(number))}
+    return {"network": weights, "ema": None, "history": [], "epoch": number}
 
 
 def number(loaded):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint = did_you_mean(named, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
             return _fail(f"there is no command '{named}'{hint}")
         parsed = parser.parse_args(given)
-        status: int = command.run(chosen, parsed[named])
+        with _warnings_shown():
+            status: int = command.run(chosen, parsed[named])
         return status
     except TimestepperError as error:
         return _fail(str(error))
@@ -87,6 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show what the package warns of."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("timestepper: warning: %(message)s"))
+    log = logging.getLogger("timestepper")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _fail(message: str) -> int:

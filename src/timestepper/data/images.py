@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ def read(path: str) -> Image:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        # Of what it only warns of, such as odd metadata, nothing concerns the pixels.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from torch import Tensor
 
 from timestepper.data.locate import download_folder, locate, roots
 from timestepper.errors import DataError
+
+IDX_ERRORS = (
+    *(OSError, EOFError, zlib.error),
+    *(AssertionError, TypeError, ValueError, LookupError, RuntimeError, OverflowError),
+)
+"""What gzip and torchvision's readers raise for files that are no whole idx files."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,12 @@ def read_fashion_mnist(data_dir: Path | None, download: bool) -> Arrays:
         remedy="install the Debian package dataset-fashion-mnist, or pass --data.download true, "
         "or --data.data_dir with the folder that holds train-images-idx3-ubyte.gz",
     )
-    train = _read_idx_pair(folder, "train")
-    test = _read_idx_pair(folder, "t10k")
-    return Arrays(tuple(FashionMNIST.classes), *train, *test)
+    classes = tuple(FashionMNIST.classes)
+    train = _read_idx_pair(folder, "train", len(classes))
+    test = _read_idx_pair(folder, "t10k", len(classes))
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(f"{folder} has training and test images of different sizes; get all again")
+    return Arrays(classes, *train, *test)
 
 
 def read_cifar10(data_dir: Path | None, download: bool) -> Arrays:
@@ -158,15 +168,21 @@ def _idx_file(folder: Path, stem: str) -> Path:
     return plain if plain.is_file() else folder / f"{stem}.gz"
 
 
-def _read_idx_pair(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+def _read_idx_pair(folder: Path, split: str, classes: int) -> tuple[Tensor, Tensor]:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     images: Tensor = _read_idx(_idx_file(folder, f"{split}-images-idx3-ubyte"), read_image_file)
     labels_file = _idx_file(folder, f"{split}-labels-idx1-ubyte")
     labels: Tensor = _read_idx(labels_file, read_label_file)
-    if len(images) != len(labels):
+    if len(images) != len(labels) or not images.numel():
         raise DataError(
-            f"{labels_file} has {len(labels)} labels for {len(images)} images; get both again"
+            f"{labels_file} has {len(labels)} labels for {len(images)} images of "
+            f"{images.shape[1]}x{images.shape[2]} pixels; get both again"
+        )
+    if labels.max() >= classes:
+        raise DataError(
+            f"{labels_file} has the label {labels.max()}, and there are {classes} classes only; "
+            "get it again"
         )
     return images.unsqueeze(1), labels
 
@@ -180,5 +196,5 @@ def _read_idx(path: Path, reader: Any) -> Any:
             shutil.copyfileobj(packed, plain)
             plain.flush()
             return reader(plain.name)
-    except (OSError, EOFError, AssertionError, TypeError, ValueError, LookupError) as error:
+    except IDX_ERRORS as error:
         raise DataError(f"{path} is missing or no whole idx file; get it again") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +275,7 @@ def _take_away(network: nn.Module) -> None:
                 module._forward_hooks_always_called.pop(key, None)
 
 
-def load_weights(network: nn.Module, state: dict[str, Tensor]) -> None:
+def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state dict and say in one line what does not fit.
 
     Args:
@@ -283,20 +284,33 @@ def load_weights(network: nn.Module, state: dict[str, Tensor]) -> None:
         state: tensors by name.
 
     Raises:
-        StateError: names are missing or left over, or shapes differ; the network is unchanged.
+        StateError: names are missing or left over, shapes differ, or there is anything but finite
+            real numbers; the network is unchanged.
     """
     own = network.state_dict()
     wanted = set(own)
-    if not any(name.startswith("time_stepping.") for name in state):
+    if not any(str(name).startswith("time_stepping.") for name in state):
         wanted = {name for name in own if not name.startswith("time_stepping.")}
     problems = [f"{name} is missing" for name in own if name in wanted and name not in state]
-    problems += [f"{name} is not in the network" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(state[name].shape)} where the network has {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
+    problems += [f"{name!r} is not in the network" for name in state if name not in own]
+    given = {name: state[name] for name in own if name in state}
+    for name, tensor in given.items():
+        problems += _misfit(name, tensor, own[name])
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise StateError(f"the weights belong to another network: {problems[0]}{more}")
+    for name, tensor in given.items():
+        if not tensor.to(own[name].dtype).isfinite().all():
+            raise StateError(f"the weights are broken: {name} has values that are not finite")
     network.load_state_dict(state, strict=False)
+
+
+def _misfit(name: str, given: Any, own: Tensor) -> list[str]:
+    """Say why a tensor can't take another's place, if there is a reason."""
+    if not isinstance(given, Tensor):
+        return [f"{name} is no tensor but {type(given).__name__}"]
+    if given.shape != own.shape:
+        return [f"{name} is {tuple(given.shape)} where the network has {tuple(own.shape)}"]
+    if given.is_floating_point() != own.is_floating_point() or given.is_complex():
+        return [f"{name} is {given.dtype} where the network has {own.dtype}"]
+    return []

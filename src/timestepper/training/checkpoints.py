@@ -90,7 +90,7 @@ class Checkpoints:
                 with path.open("rb") as file:
                     _require_undamaged(file)
                     state = torch.load(file, map_location="cpu", weights_only=True)
-                if not isinstance(state, dict) or "network" not in state:
+                if not _is_checkpoint(state):
                     raise ValueError("not a checkpoint of a training")
             except (
                 *(RuntimeError, OSError, EOFError, ValueError, LookupError, NotImplementedError),
@@ -102,6 +102,16 @@ class Checkpoints:
             else:
                 return state, warning
         raise RunError(f"{broken}, and there is no other one; start the training anew")
+
+
+def _is_checkpoint(state: Any) -> bool:
+    """Tell whether there is a network in it, and how far it was trained."""
+    return (
+        isinstance(state, dict)
+        and isinstance(state.get("network"), dict)
+        and isinstance(state.get("ema"), dict | None)
+        and isinstance(state.get("history"), list)
+    )
 
 
 def _require_undamaged(file: IO[bytes]) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from timestepper.errors import RunError
 from timestepper.training.configuration import Configuration
 from timestepper.training.run import Run
+
+MEASURED = {"epoch", "lr", "train_loss", "train_accuracy", "images_per_second"}
+"""Metrics of every training."""
 
 
 def require_same_settings(state: dict[str, Any], configuration: Configuration, run: Run) -> None:
@@ -18,17 +24,17 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
         run: where both are from.
 
     Raises:
-        RunError: it was written with other settings, or by an earlier version.
+        RunError: it was written with other settings.
     """
     same = {
-        "ema_decay": (state["ema"] is None) == (configuration.ema_decay is None),
+        "ema_decay": (state.get("ema") is None) == (configuration.ema_decay is None),
         "stability.penalty": (
             (state.get("penalty") is None) == (configuration.stability.penalty == "none")
         ),
         "optimizer.skip_not_finite": (
             (state.get("skipped") is None) != configuration.optimizer.skip_not_finite
         ),
-        "data.validation": state.get("validation", 0) == configuration.data.validation,
+        "data.validation": state.get("validation") == configuration.data.validation,
         "stepping.explain": bool(state.get("explanations")) == configuration.stepping.explain,
     }
     for setting, is_same in same.items():
@@ -37,8 +43,93 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
                 f"the checkpoint was written with another {setting}; put back the configuration "
                 f"that {run.configuration} had"
             )
-    if "step_history" not in state:
+
+
+def require_whole(
+    state: dict[str, Any], fresh: dict[str, Any], parameters: Sequence[Tensor], run: Run
+) -> None:
+    """Refuse a checkpoint that a training can't have written, or an earlier version has.
+
+    Args:
+        state: the checkpoint's, written with the same settings.
+        fresh: what the training itself would write before its first step.
+        parameters: what is trained, in the optimizer's order.
+        run: where both are from.
+
+    Raises:
+        RunError: something is missing, or is of another kind or size than it has to be.
+    """
+    for place in _unlike(state, fresh, parameters):
         raise RunError(
-            f"the checkpoint in {run.folder} was written by an earlier version of timestepper; "
-            "start the training anew"
+            f"{run.checkpoints.folder}: the checkpoint's {place} is not what this version of "
+            "timestepper writes for this training; start the training anew"
         )
+
+
+def _unlike(
+    state: dict[str, Any], fresh: dict[str, Any], parameters: Sequence[Tensor]
+) -> Iterator[str]:
+    """Name what is unlike, from the simple to what depends on it; weights are looked at later."""
+    yield from (name for name in fresh if name not in state)
+    yield from (name for name in ("epoch", "batch") if type(state[name]) is not int)
+    for name in ("penalty", "meter", "skipped"):
+        yield from _differing(state[name], fresh[name], name)
+    yield from _unlike_optimizer(state["optimizer"], fresh["optimizer"], parameters)
+    for name in ("generators", "explanations", "history"):
+        if not isinstance(state[name], list | tuple):
+            yield name
+    for own in state["generators"]:
+        expected: dict[str, Tensor] = fresh["generators"][0]
+        if not isinstance(own, dict) or "cpu" not in own:
+            yield "generators"
+        for device in own.keys() & expected.keys():
+            yield from _differing(own[device], expected[device], "generators")
+    epochs = len(state["history"])
+    if not 0 <= state["epoch"] == epochs or state["batch"] < 0:
+        yield "epoch"
+    for row in state["history"]:
+        numbers = isinstance(row, dict) and all(type(v) in (int, float) for v in row.values())
+        if not numbers or not row.keys() >= MEASURED or row.keys() != state["history"][0].keys():
+            yield "history"
+    for explanation in state["explanations"]:
+        yield from _differing(explanation, fresh["explanations"][0], "explanations")
+    if fresh["explanations"] and len(state["explanations"]) != 1 + epochs:
+        yield "explanations"
+    steps = {name: rows.expand(1 + epochs, -1) for name, rows in fresh["step_history"].items()}
+    yield from _differing(state["step_history"], steps, "step_history")
+
+
+def _unlike_optimizer(
+    state: Any, fresh: dict[str, Any], parameters: Sequence[Tensor]
+) -> Iterator[str]:
+    """Look at settings, and at the momentum, which a fresh optimizer lacks."""
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+        yield "optimizer"
+    yield from _differing(state, {**fresh, "state": state["state"]}, "optimizer")
+    for number, kept in state["state"].items():
+        is_kept = isinstance(kept, dict) and kept.keys() == {"momentum_buffer"}
+        if number not in range(len(parameters)) or not is_kept:
+            yield "optimizer"
+        momentum = kept["momentum_buffer"]
+        if momentum is not None:
+            yield from _differing(momentum, parameters[number], "optimizer")
+
+
+def _differing(value: Any, expected: Any, name: str) -> Iterator[str]:
+    """Yield the name if a value is not of the same kind and size, down to single tensors."""
+    if isinstance(expected, Tensor):
+        is_like = isinstance(value, Tensor) and value.dtype == expected.dtype
+        if not is_like or value.shape != expected.shape:
+            yield name
+    elif type(value) is not type(expected):
+        yield name
+    elif isinstance(expected, dict):
+        if value.keys() != expected.keys():
+            yield name
+        for key, one in expected.items():
+            yield from _differing(value[key], one, name)
+    elif isinstance(expected, list | tuple):
+        if len(value) != len(expected):
+            yield name
+        for one, other in zip(value, expected, strict=True):
+            yield from _differing(one, other, name)

@@ -22,7 +22,7 @@ from timestepper.training.build import (
     build_optimizer,
     build_penalty,
 )
-from timestepper.training.compatibility import require_same_settings
+from timestepper.training.compatibility import require_same_settings, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
 from timestepper.training.events import Events
@@ -327,9 +327,9 @@ class Trainer:
             **explanation_columns(self.explanations),
         }
 
-    def _save(self, *, best: bool) -> None:
-        """Write a checkpoint with all that the rest of the training depends on."""
-        state = {
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on; all processes come here."""
+        return {
             "network": self.network.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "penalty": None if self.penalty is None else self.penalty.state_dict(),
@@ -344,6 +344,10 @@ class Trainer:
             "step_history": self.step_history,
             "explanations": to_state(self.explanations),
         }
+
+    def _save(self, *, best: bool) -> None:
+        """Write a checkpoint."""
+        state = self.state_dict()
         if self.fabric.is_global_zero:
             self.run.checkpoints.save(state, best=best)
         self.fabric.barrier()
@@ -359,15 +363,16 @@ class Trainer:
         load_weights(self.network, state["network"])
         if self.ema is not None:
             load_weights(self.ema.module, state["ema"])
+        require_whole(state, self.state_dict(), list(self.network.parameters()), self.run)
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.meter.load_state_dict(state["meter"])
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.skipped = state.get("skipped") or 0
+        self.skipped = state["skipped"] or 0
         self.history = list(state["history"])
         self.step_history = state["step_history"]
-        self.explanations = from_state(state.get("explanations", []))
+        self.explanations = from_state(state["explanations"])
         restore_generators(state["generators"], self.fabric)
         if self.fabric.is_global_zero:
             if self.history:
