@@ -153,7 +153,8 @@ def carry_out_on(
                 for each in [each for each in active if each.is_over()]:
                     active.remove(each)
                     yield each.planned, each.failure()
-            while is_local and any(each.tell_to_stop() for each in active):
+            while is_local and active:
+                active = [each for each in active if each.tell_to_stop()]
                 time.sleep(1)
         finally:
             # Something went wrong here, or nobody wants to know the rest.
@@ -217,7 +218,8 @@ class TrainingJob:
     Args:
         planned: the training.
         threads: how many threads it computes with.
-        local_gpus: on this machine, the GPUs that the job may see, as in CUDA_VISIBLE_DEVICES.
+        local_gpus: on this machine, the GPUs that the job may see, as in CUDA_VISIBLE_DEVICES;
+            None on Slurm, which sees to it.
     """
 
     def __init__(self, planned: PlannedRun, threads: int, local_gpus: str | None) -> None:
