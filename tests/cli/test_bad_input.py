@@ -1,5 +1,6 @@
 """A user's mistakes: one line that names the thing and the remedy, status 2, nothing lost."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,48 @@ def test_experiments(refuse):
     Path("results").write_text("a file")
     assert "there is no folder results" in refuse("reproduce", "table1")
     assert "there is no folder results" in refuse("reproduce", "table1", "--output", "results")
+
+
+def test_clusters(refuse, monkeypatch, tmp_path):
+    def reproduce(*settings):
+        return refuse("reproduce", "figure3", "--scale", "smoke", *settings)
+
+    slurm = ("--cluster.name", "slurm")
+    assert reproduce("--cluster", "slurm") == (
+        "cluster is 'slurm'; it must be a group of settings such as {name: ...}; did you mean "
+        "'cluster.name'?"
+    )
+    assert "cluster.name is 'sge'; it must be one of 'slurm', 'local'" in reproduce(
+        "--cluster.name", "sge"
+    )
+    assert reproduce("--cluster.partition", "gpu") == (
+        "there are settings of a cluster, but none is named; add --cluster.name slurm"
+    )
+    assert "cluster.hours is 0.0; it must be at least 0.1" in reproduce("--cluster.hours", "0")
+    assert "cluster.gpus is 2; it must be 0 or 1" in reproduce("--cluster.gpus", "2")
+    assert "there is no setting 'cluster.partitoin'; did you mean" in reproduce(
+        *slurm, "--cluster.partitoin", "gpu"
+    )
+    assert reproduce(*slurm) == (
+        "Slurm's sbatch is not on the PATH; run this where jobs are submitted, or take "
+        "--cluster.name local"
+    )
+    monkeypatch.setattr("timestepper.experiments.cluster.PROGRAMS", ())
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    for option, meant in (("acount", "options.account"), ("partition", "partition")):
+        said = reproduce(*slurm, f"--cluster.options.{option}", "mine")
+        assert said.startswith(f"there is no setting 'cluster.options.{option}'; did you mean ")
+        assert f"'cluster.{meant}'" in said
+    assert reproduce(*slurm, "--cluster.options.setup", "module load").startswith(
+        "cluster.options is {'setup': 'module load'}: "
+    )
+    assert "--budget is about trainings on this machine" in reproduce(*slurm, "--budget", "1")
+    assert refuse("reproduce", "table1", *slurm).startswith("table1 trains nothing; leave ")
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert reproduce("--cluster.name", "local") == (
+        "jobs can't be submitted: submitit is not installed; install the extra with: "
+        "pip install 'timestepper[cluster]'"
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "fold", "steps"])

@@ -231,7 +231,10 @@ def test_results_of_another_protocol_are_refused(runs, capsys):
     ("arguments", "message"),
     [
         (["table4", "--counts"], "table4 has no counts of its own (table2 and table3 have)"),
-        (["table1", "--dry-run"], "table1 trains nothing; leave --dry-run and --budget out"),
+        (
+            ["table1", "--dry-run"],
+            "table1 trains nothing; leave --dry-run, --budget and",
+        ),
         (["table2", "--counts", "--budget", "1"], "table2 trains nothing with --counts; leave"),
         (["figure5", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
         (["figure5", "--seeds", "0"], "--seeds is 0; it must be at least 1"),

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments import CALCULATED, COUNTED, EXPERIMENTS, TRAINED
+from timestepper.experiments.cluster import ClusterConfiguration, carry_out_on, check_cluster
 from timestepper.experiments.study import SCALES, ScaleName
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
@@ -24,6 +25,8 @@ EXAMPLES = (
     "timestepper reproduce figure5 --scale smoke",
     "timestepper reproduce figure4 --scale quick --jobs 2 --dry-run",
     "timestepper reproduce alternatives --scale paper --jobs 4 --data.data_dir DIR",
+    "timestepper reproduce table3 --scale paper --jobs 8 --cluster.name slurm "
+    "--cluster.partition gpu",
 )
 DEFAULT_FOLDER = "results"
 
@@ -58,8 +61,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="train nothing if all of it takes longer than this",
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="trainings at a time; they share the cores"
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trainings at a time; on this machine they share the cores",
     )
+    parser.add_class_arguments(ClusterConfiguration, "cluster")
     parser.add_argument(
         "--seeds",
         type=int | None,
@@ -107,12 +115,14 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
             raise ConfigurationError(
                 f"--{option} is {getattr(parsed, option)}; it must be at least 1"
             )
+    cluster: ClusterConfiguration = parser.instantiate(parsed).cluster
+    check_cluster(cluster)
     if name in TRAINED and not parsed.counts:
-        return _train(name, parsed)
-    if parsed.dry_run or parsed.budget is not None:
+        return _train(name, parsed, cluster)
+    if parsed.dry_run or parsed.budget is not None or cluster.name is not None:
         raise ConfigurationError(
-            f"{name} trains nothing{' with --counts' * parsed.counts}; leave --dry-run and "
-            "--budget out"
+            f"{name} trains nothing{' with --counts' * parsed.counts}; leave --dry-run, --budget "
+            "and --cluster.name out"
         )
     stem = f"{name}-counts" if parsed.counts else name
     suffixes = (".csv", ".md", *[".png"] * (name == "figure1"))
@@ -127,7 +137,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     return 0
 
 
-def _train(name: str, parsed: Namespace) -> int:
+def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     """Carry out an experiment that trains networks."""
     from timestepper.experiments.cost import Estimator
     from timestepper.experiments.images import require_same_images
@@ -138,6 +148,11 @@ def _train(name: str, parsed: Namespace) -> int:
     from timestepper.experiments.runner import carry_out
     from timestepper.experiments.study import read_study
 
+    is_elsewhere = cluster.name == "slurm"
+    if is_elsewhere and parsed.budget is not None:
+        raise ConfigurationError(
+            "--budget is about trainings on this machine; with --cluster.name slurm leave it out"
+        )
     stem = f"{name}-{parsed.scale}"
     names = [f"{stem}.csv", f"{stem}.md", f"{stem}.png", f"{stem}-runs.csv"]
     paths = [] if parsed.dry_run else _output_paths(parsed, names)
@@ -152,23 +167,30 @@ def _train(name: str, parsed: Namespace) -> int:
     planned = plan(study.methods, scale, runs, parsed.data.data_dir, parsed.data.download)
     estimator = Estimator(parsed.jobs)
     require_same_images(planned, estimator.images)
-    with console.status("trying a step of each training"):
-        table = plan_table(planned, estimator)
-        hours = estimator.hours(planned)
-    console.print(table)
-    console.print(f"to do: about {duration(hours)} on this machine with --jobs {parsed.jobs}")
-    if parsed.budget is not None and hours > parsed.budget:
-        raise ConfigurationError(
-            f"{name} at scale {parsed.scale} takes about {hours:.2g} hours here with --jobs "
-            f"{parsed.jobs}, and --budget allows {parsed.budget:g}; take a smaller --scale, or "
-            "give it more time"
-        )
+    if is_elsewhere:
+        console.print(plan_table(planned, None))
+    else:
+        with console.status("trying a step of each training"):
+            table = plan_table(planned, estimator)
+            hours = estimator.hours(planned)
+        console.print(table)
+        console.print(f"to do: about {duration(hours)} on this machine with --jobs {parsed.jobs}")
+        if parsed.budget is not None and hours > parsed.budget:
+            raise ConfigurationError(
+                f"{name} at scale {parsed.scale} takes about {hours:.2g} hours here with --jobs "
+                f"{parsed.jobs}, and --budget allows {parsed.budget:g}; take a smaller --scale, or "
+                "give it more time"
+            )
     if parsed.dry_run:
         return 0
     failed, to_do = 0, sum(each.state != "done" for each in planned)
     if to_do:
         console.print(f"each training's log is beside its folder in {runs}", highlight=False)
-    for number, (each, failure) in enumerate(carry_out(planned, parsed.jobs), 1):
+    if cluster.name is None:
+        ended = carry_out(planned, parsed.jobs)
+    else:
+        ended = carry_out_on(cluster, planned, parsed.jobs, runs)
+    for number, (each, failure) in enumerate(ended, 1):
         what = f"failed: {failure}" if failure else "done"
         console.print(f"{number} of {to_do}: {each.name} {what}", highlight=False, soft_wrap=True)
         failed += failure is not None

@@ -12,8 +12,12 @@ from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.study import read_methods
 
 
-def plan_table(planned: Sequence[PlannedRun], estimator: Estimator) -> Table:
+def plan_table(planned: Sequence[PlannedRun], estimator: Estimator | None) -> Table:
     """Tabulate trainings, a row for each network and method.
+
+    Args:
+        planned: the trainings.
+        estimator: says how long the rest takes; None where that is not known.
 
     Raises:
         TimestepperError: data is missing, or a training is impossible.
@@ -25,8 +29,10 @@ def plan_table(planned: Sequence[PlannedRun], estimator: Estimator) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("protocol", "network", "method"):
         table.add_column(heading)
-    for heading in ("epochs", "runs", "done", "started", "minutes\nto do"):
+    for heading in ("epochs", "runs", "done", "started"):
         table.add_column(heading, justify="right")
+    if estimator is not None:
+        table.add_column("minutes\nto do", justify="right")
     for (protocol, network, method), runs in rows.items():
         states = [each.state for each in runs]
         table.add_row(
@@ -37,6 +43,6 @@ def plan_table(planned: Sequence[PlannedRun], estimator: Estimator) -> Table:
             str(len(runs)),
             str(states.count("done")),
             str(len(runs) - states.count("done") - states.count("new")),
-            f"{sum(map(estimator.remaining, runs)) / 60:.1f}",
+            *([] if estimator is None else [f"{sum(map(estimator.remaining, runs)) / 60:.1f}"]),
         )
     return table

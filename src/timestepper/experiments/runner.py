@@ -59,14 +59,14 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
             while active or (waiting and not stop.received):
                 while waiting and len(active) < jobs and not stop.received:
                     each = waiting.pop(0)
-                    process = context.Process(target=_work, args=(each, threads_for(jobs)))
+                    process = context.Process(target=work, args=(each, threads_for(jobs)))
                     process.start()
                     active[process.sentinel] = (process, each)
                 for sentinel in wait(list(active), timeout=0.2):
                     process, each = active.pop(sentinel)  # type: ignore[arg-type]
                     process.join()
                     if not stop.received:
-                        yield each, _failure(each, process.exitcode)
+                        yield each, failure(each, process.exitcode)
                 if stop.received and not told:
                     told = True
                     for process, _ in active.values():
@@ -94,7 +94,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _failure(planned: PlannedRun, status: int | None) -> str | None:
+def failure(planned: PlannedRun, status: int | None) -> str | None:
     """Say why a training failed, by its process's exit status and the end of its log."""
     if status == 0:
         return None
@@ -104,7 +104,7 @@ def _failure(planned: PlannedRun, status: int | None) -> str | None:
     return (text.strip().splitlines() or [f"it ended with status {status}"])[-1]
 
 
-def _work(planned: PlannedRun, threads: int) -> None:
+def work(planned: PlannedRun, threads: int) -> None:
     """Train and measure, in a process of its own, its output in the log."""
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     with planned.log.open("a", encoding="utf-8") as log:

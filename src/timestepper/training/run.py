@@ -78,6 +78,16 @@ class Run:
                 f"before is kept; mend this and {again}"
             ) from error
 
+    def is_in_training(self) -> bool:
+        """Tell whether a process trains in this folder now."""
+        if not self.lock.exists():
+            return False
+        try:
+            with FileLock(self.lock).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def create(self, configuration: Configuration, images: DataSet, device: torch.device) -> None:
         """Make the folder and write down what is trained on what, and by what code.
 
