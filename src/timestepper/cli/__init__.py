@@ -72,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given:
             parser.print_help()
             return 2
+        for word in given:
+            if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+                return _fail(
+                    f"{word!r} is not text in this terminal's encoding; rename it, or set "
+                    "PYTHONUTF8=1"
+                )
         if named and named not in COMMANDS:
             hint = did_you_mean(named, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
             return _fail(f"there is no command '{named}'{hint}")

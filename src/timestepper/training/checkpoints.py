@@ -109,7 +109,8 @@ def _is_checkpoint(state: Any) -> bool:
     return (
         isinstance(state, dict)
         and isinstance(state.get("network"), dict)
-        and isinstance(state.get("ema"), dict | None)
+        and "ema" in state
+        and isinstance(state["ema"], dict | None)
         and isinstance(state.get("history"), list)
     )
 
