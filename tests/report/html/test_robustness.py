@@ -218,12 +218,18 @@ def test_of_an_experiments_measurements_the_newest_is_shown():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"draws": 3}, {"loss": [[0.1]]}, {"accuracy": "high"}, {"deviations": None}]
+    ("changes", "bound"),
+    [
+        ({"draws": 3}, '"high"'),
+        ({"loss": [[0.1]]}, "[1]"),
+        ({"accuracy": "high"}, "1" + 400 * "0"),
+        ({"deviations": None}, ""),
+    ],
 )
-def test_broken_measurements_of_an_experiment(changes):
+def test_broken_measurements_of_an_experiment(changes, bound):
     make_run("a", SCORES)
     path = noise_of_experiment("a", **changes)
-    Path("a/bound.json").write_text('{"log10_bound": "high"}')
+    Path("a/bound.json").write_text(f'{{"log10_bound": {bound}}}')
     shown = page("a")
     assert f"{path} is broken" in shown.text["noise"]
     assert "timestepper robustness a " in shown.text["noise"]

@@ -28,6 +28,11 @@ from timestepper.training.run import Run
 STABILITY_FILE = "stability/stability.json"
 ATTACKS = (FGSM.name, PGD.name, AutoAttack.name)
 THREATS = (GaussianNoise.name, CommonCorruptions.name, *ATTACKS)
+BROKEN = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, RecursionError, csv.Error),
+)
+"""What reading a damaged file may raise."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
             _require_stability(measured)
         if not content:
             raise ValueError("it is empty")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         return Missing(f"{path} is broken ({error})", f"{command} --force")
     return content
 
@@ -90,6 +95,7 @@ def _numbers(values: Iterable[Any]) -> None:
     for value in values:
         if not isinstance(value, int | float | None):  # None stands for an infinite one
             raise TypeError(f"{value!r} is no number")
+        float(value or 0)  # A whole number may be too large for one.
 
 
 def read_bound(evidence: Evidence) -> float | Missing | None:
@@ -104,7 +110,7 @@ def read_bound(evidence: Evidence) -> float | Missing | None:
     try:
         bound = json.loads(path.read_text(encoding="utf-8"))["log10_bound"]
         return math.nan if bound is None else float(bound)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except BROKEN as error:
         return Missing(
             f"{path} is broken ({error})", f"timestepper stability {evidence.run.folder}"
         )
@@ -131,7 +137,7 @@ def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Sco
         is_own = folder.resolve() == own
         try:
             found = _parse_scores(path, None if is_own else own.name)
-        except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+        except BROKEN as error:
             if is_own:  # Of another run its own section tells.
                 broken = Missing(f"{path} is broken ({error})", f"{command} --force")
         else:
@@ -140,7 +146,7 @@ def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Sco
     for path in _noise_files(evidence.run) if threat == GaussianNoise.name else ():
         try:
             return _parse_noise(path)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except BROKEN as error:
             broken = broken or Missing(f"{path} is broken ({error})", command)
     return broken or Missing(MISSING, command)
 

@@ -48,7 +48,7 @@ def power_of_ten(logarithm: float | None) -> str:
     if logarithm is None or math.isnan(logarithm):
         return "—"
     if math.isinf(logarithm):
-        return "∞"
+        return "∞" if logarithm > 0 else "0"
     if -3 < logarithm < 4:
         return f"{10**logarithm:.3g}"
     exponent = math.floor(logarithm)
