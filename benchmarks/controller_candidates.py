@@ -36,11 +36,11 @@ from timestepper.controllers import (
 from timestepper.experiments.method_comparison import difference_cells, half_width
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.runner import carry_out
-from timestepper.experiments.statistics import difference, estimate
 from timestepper.files import write_atomically
 from timestepper.networks import residual_variants
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.report.statistics import difference, estimate
 from timestepper.stepping.branches import weight_of
 from timestepper.training import loop
 from timestepper.training.interruption import Interrupted

@@ -3,15 +3,16 @@
 It makes folders of 20 runs that nobody has trained, as long and as deep as a ResNet-56's on
 CIFAR-10 (300 epochs, 27 blocks), with random step sizes and curves, writes one report of all and
 opens it in headless Chromium. It prints the ratios to what is promised: 15 MB, and 3 seconds until
-the page is loaded, scrolled to its first plot, and that is drawn. It takes Chromium (``make
-browser``) and playwright (the extra ``dev``).
+the page is loaded, scrolled to its first plot, and that is drawn; ``--output`` writes them as CSV
+with what made them. It takes Chromium (``make browser``) and playwright (the extra ``dev``).
 
-    python benchmarks/report_size.py
+    python benchmarks/report_size.py --output results/report_size.csv
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import shutil
 import statistics
 import tempfile
@@ -23,6 +24,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from timestepper.data import load
+from timestepper.provenance import provenance
 from timestepper.report.html import read_runs, write_report
 from timestepper.training.configuration import (
     Configuration,
@@ -68,12 +70,17 @@ def make_run(folder: Path, controller: str, seed: int, epochs: int) -> Path:
     return run.folder
 
 
-def seconds_to_open(path: Path, times: int) -> float:
-    """Measure the median time until the page is loaded and its first plot drawn."""
+def seconds_to_open(path: Path, times: int) -> tuple[float, str]:
+    """Measure the median time until the page is loaded and its first plot drawn.
+
+    Returns:
+        Seconds, and the browser's version.
+    """
     program = shutil.which("chromium") or shutil.which("google-chrome")
     taken = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        version = browser.version
         for _ in range(times):
             page = browser.new_page(viewport={"width": 1600, "height": 900})
             start = time.perf_counter()
@@ -83,7 +90,7 @@ def seconds_to_open(path: Path, times: int) -> float:
             page.locator("[data-drawn]").first.wait_for(state="attached")
             taken.append(time.perf_counter() - start)
             page.close()
-    return statistics.median(taken)
+    return statistics.median(taken), version
 
 
 def main() -> None:
@@ -92,6 +99,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--times", type=int, default=5, help="how often the page is opened")
+    parser.add_argument("--output", type=Path, help="CSV file to write")
     parser.add_argument("--keep", type=Path, help="copy the report to this file")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -106,12 +114,26 @@ def main() -> None:
         write_report(read_runs(folders), path)
         wrote = time.perf_counter() - start
         size = path.stat().st_size / 1e6
-        opened = seconds_to_open(path, given.times)
+        opened, browser = seconds_to_open(path, given.times)
         if given.keep:
             shutil.copyfile(path, given.keep)
     print(f"written in {wrote:.1f} s")
     print(f"size {size:.1f} MB: {size / MEGABYTES:.2f} of {MEGABYTES} MB")
     print(f"open in {opened:.2f} s: {opened / SECONDS:.2f} of {SECONDS} s")
+    if given.output:
+        made_by = [*provenance(), f"browser: Chromium {browser}, headless"]
+        figures = {
+            "runs": given.runs,
+            "epochs": given.epochs,
+            "written_s": f"{wrote:.1f}",
+            "size_mb": f"{size:.1f}",
+            "opened_s": f"{opened:.2f}",
+        }
+        with given.output.open("w", newline="") as file:
+            file.writelines(f"# {line}\n" for line in made_by)
+            writer = csv.DictWriter(file, list(figures))
+            writer.writeheader()
+            writer.writerow(figures)
 
 
 if __name__ == "__main__":

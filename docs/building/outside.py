@@ -18,6 +18,7 @@ OUTSIDE = (
     "CONTRIBUTING.md",
     "benchmarks/*.py",
     "examples/*.py",
+    "notebooks/*.ipynb",
     "recipes/README.md",
     "recipes/**/*.yaml",
     "results/*",

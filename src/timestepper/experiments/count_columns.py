@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from timestepper.experiments.counting import WHAT_IS_COUNTED, Counts, SteppedCounts
 from timestepper.report.result_table import Cell, Column
+from timestepper.speed.counting import WHAT_IS_COUNTED, Counts, SteppedCounts
 
 COLUMNS = (
     Column("phase", "phase", text=True),

@@ -17,12 +17,12 @@ from timestepper.experiments.method_comparison import (
 )
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.statistics import estimate
 from timestepper.experiments.study import Scale, read_methods
 from timestepper.report import Panel, plot_bands
 from timestepper.report.bands import Interval
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.report.statistics import estimate
 
 COLUMNS = (
     Column("method", "method", text=True),

@@ -8,11 +8,11 @@ from timestepper.errors import ConfigurationError
 from timestepper.experiments.method_comparison import compare, group
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.statistics import estimate
 from timestepper.experiments.study import Scale, read_methods, read_protocols
 from timestepper.report import Panel, plot_bands
 from timestepper.report.bands import Interval
 from timestepper.report.result_figure import ResultFigure
+from timestepper.report.statistics import estimate
 
 NOTES = (
     "The paper's figure has no numbers; its text says that plain networks reach a plateau and then "

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.statistics import Difference, Estimate, difference, estimate
 from timestepper.experiments.study import Scale, read_methods, read_protocols
 from timestepper.report import plot_intervals
 from timestepper.report.bands import Interval
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.report.statistics import Difference, Estimate, difference, estimate
 
 BASELINE = "plain"
 

@@ -59,12 +59,12 @@ class PlannedRun:
         """Where the measurement under noise is kept; other settings have another file."""
         settings = json.dumps(asdict(self.noise) if self.noise else None)
         digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-        return self.run.folder / f"noise-{digest}.json"
+        return self.run.noise(digest)
 
     @property
     def bound_file(self) -> Path:
         """Where the bound of Proposition 1 is kept."""
-        return self.run.folder / "bound.json"
+        return self.run.bound
 
     @property
     def unmeasured(self) -> list[Path]:

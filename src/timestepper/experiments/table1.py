@@ -9,8 +9,8 @@ from fractions import Fraction
 from torch import nn
 
 from timestepper.controllers import Controller
-from timestepper.experiments.counting import build_shapes, parameters
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.speed.counting import build_shapes, parameters
 from timestepper.stepping import fold
 
 NETWORKS = {

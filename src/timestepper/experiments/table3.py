@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timestepper.experiments.count_columns import COLUMNS, NOTES, Paper, compare, compare_stepped
-from timestepper.experiments.counting import count_stepped
 from timestepper.experiments.method_comparison import compare as compare_methods
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.study import Scale
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.speed.counting import count_stepped
 
 # The network; the paper's plain network, and with TSC_LSTM in training and in inference.
 NETWORKS = {

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from timestepper.experiments.method_comparison import STATISTICS, group, half_width, notes
 from timestepper.experiments.outcomes import Outcome
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.statistics import estimate
 from timestepper.experiments.study import Scale, read_methods
 from timestepper.report import Panel, plot_bands
 from timestepper.report.bands import Interval
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.report.statistics import estimate
 from timestepper.training.step_history import read_step_history
 
 PAPER = {

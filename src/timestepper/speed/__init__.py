@@ -1,4 +1,4 @@
-"""How fast a training is, and what time stepping adds to it."""
+"""What a network costs: its operations, how fast its training is, what time stepping adds."""
 
 from timestepper.speed.alternating import Timings, alternate, keep_memory
 from timestepper.speed.measurements import Speed, measure_speed

@@ -51,6 +51,15 @@ class Run:
         self.steps_plot = folder / "step_sizes.png"
         self.explanation_plot = folder / "explanation.png"
         self.report = folder / "report.html"
+        self.bound = folder / "bound.json"
+
+    def noise(self, digest: str) -> Path:
+        """Return where an experiment keeps what it measured under noise.
+
+        Args:
+            digest: of the measurement's settings; ``*`` for a pattern of all such files.
+        """
+        return self.folder / f"noise-{digest}.json"
 
     @contextmanager
     def writing(self) -> Iterator[None]:

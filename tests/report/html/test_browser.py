@@ -1,5 +1,6 @@
 """The page in a browser: it opens, it works, it can be read."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ from browser import chromium, draw_all, opened, plot
 from made_runs import make_run, steps
 
 from timestepper.report.html import read_runs, write_report
+from timestepper.robustness.corruptions import COMMON
 from timestepper.training.step_history import write_step_history
 
 SCORES = [(0.5, 1.5), (0.9, 0.3), (0.8, 0.4)]
+LARGE = {"shape": [3, 32, 32]}
 MAP = "Δt of every block and channel"
 
 
@@ -18,6 +21,40 @@ MAP = "Δt of every block and channel"
 def browser():
     with chromium() as started:
         yield started
+
+
+def leave(run, threat, rows):
+    """Write what was measured on runs under a threat into the folder of the first."""
+    path = run.folder / "robustness" / f"{threat}.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["# what was measured", "network,case,level,accuracy,loss", *rows]))
+
+
+def disturb(runs):
+    """Leave corruptions and two attacks of runs, and an experiment's noise and bound of each."""
+    names = [run.folder.name for run in runs]
+    leave(
+        runs[0],
+        "corruptions",
+        [
+            f"{name},{case},{severity},{0.9 - severity / 10 - number / 50},{severity / 3}"
+            for number, name in enumerate(names)
+            for case in COMMON
+            for severity in (1, 2, 3, 4, 5)
+        ],
+    )
+    for attack, levels in (("fgsm", (8,)), ("pgd", (1, 2, 4, 8))):
+        rows = [
+            f"{name},{attack},{level / 255},{0.8 - level / 10 + number / 50},{level / 2}"
+            for number, name in enumerate(names)
+            for level in levels
+        ]
+        leave(runs[0], attack, rows)
+    for number, run in enumerate(runs):
+        run.bound.write_text(json.dumps({"log10_bound": 14.2 + number}))
+        measured = {"accuracy": [[0.9, 0.8 - number / 50, 0.3]], "loss": [[0.1, 0.5, 2.0]]}
+        measured |= {"deviations": [0.0, 0.5, 1.0], "draws": 1}
+        run.noise("0123abcd").write_text(json.dumps(measured))
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +70,17 @@ def pages(tmp_path_factory, trained):
         for draw in (0, 1)
         for deviation in (0, 0.5, 1)
     ]
-    noise = deep.folder / "robustness" / "noise.csv"
-    noise.parent.mkdir()
-    noise.write_text("\n".join(["network,case,deviation,accuracy,loss", *lines]))
+    leave(deep, "noise", lines)
+    disturb([deep])
     several = []
     for number, controller in enumerate(("lstm", "2fc", "none", "0.1")):
         for seed in (0, 1):
             name = f"a_run_whose_name_is_quite_long_{controller}-{seed}"
             scores = [(0.5 + 0.06 * number + 0.03 * seed, 1.5), (0.9, 0.3), (0.8, 0.4)]
-            several.append(make_run(folder / name, scores, controller=controller, seed=seed))
+            several.append(
+                make_run(folder / name, scores, controller=controller, seed=seed, data=LARGE)
+            )
+    disturb(several[:-1])
     written = {"real": trained.report}
     for name, runs in {"deep": [deep], "several": several}.items():
         written[name] = folder / f"{name}.html"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from timestepper.experiments.counting import Counts, multiply_accumulates, parameters
+from timestepper.speed.counting import Counts, multiply_accumulates, parameters
 from timestepper.stepping import fold
 
 

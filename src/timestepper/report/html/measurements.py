@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,41 @@ from numpy.typing import NDArray
 
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.parts import MISSING, Missing
+from timestepper.robustness import (
+    FGSM,
+    PGD,
+    AutoAttack,
+    CommonCorruptions,
+    GaussianNoise,
+)
+from timestepper.training.run import Run
 
 STABILITY_FILE = "stability/stability.json"
-NOISE_FILE = "robustness/noise.csv"
+ATTACKS = (FGSM.name, PGD.name, AutoAttack.name)
+THREATS = (GaussianNoise.name, CommonCorruptions.name, *ATTACKS)
+BROKEN = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, RecursionError, csv.Error),
+)
+"""What reading a damaged file may raise."""
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Scores of a network under Gaussian noise.
+class Scores:
+    """Scores of a network under a threat.
 
     Attributes:
-        deviations: standard deviations of the noise, in those of the data's pixels.
-        accuracy: share of right answers, 0 to 1, ``(draws, deviations)``.
+        path: the file that they were read from.
+        levels: of the threat: standard deviations in those of the data's pixels, severities, or ε.
+        cases: what each level was tried with: draws, corruptions, or the attack.
+        accuracy: share of right answers, 0 to 1, ``(cases, levels)``.
         loss: mean cross-entropy in nats, likewise.
         description: what was measured, and how.
     """
 
-    deviations: tuple[float, ...]
+    path: Path
+    levels: tuple[float, ...]
+    cases: tuple[str, ...]
     accuracy: NDArray[np.float64]
     loss: NDArray[np.float64]
     description: str
@@ -54,7 +73,7 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
             _require_stability(measured)
         if not content:
             raise ValueError("it is empty")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         return Missing(f"{path} is broken ({error})", f"{command} --force")
     return content
 
@@ -62,11 +81,11 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
 def _require_stability(measured: dict[str, Any]) -> None:
     """Raise if what the page shows isn't all there."""
     for step in measured["steps"]:
-        _numbers([step["random"], step["worst"]])
-        str(step["name"]), step["bound"]
+        _numbers([step["random"], step["worst"], step["bound"]])
+        str(step["name"])
     for stage in measured["stages"]:
-        _numbers([stage["evolution_time"], stage["random"], stage["worst"]])
-        str(stage["name"]), stage["bound"]
+        _numbers([stage["evolution_time"], stage["random"], stage["worst"], stage["bound"]])
+        str(stage["name"])
     for flow in measured["gradient_flow"].values():
         _numbers([*flow["norms"], *flow["times"]])
     list(measured["no_bound"]), int(measured["images"])
@@ -74,57 +93,133 @@ def _require_stability(measured: dict[str, Any]) -> None:
 
 def _numbers(values: Iterable[Any]) -> None:
     for value in values:
-        float(0 if value is None else value)  # None stands for an infinite one
+        if not isinstance(value, int | float | None):  # None stands for an infinite one
+            raise TypeError(f"{value!r} is no number")
+        float(value or 0)  # A whole number may be too large for one.
 
 
-def read_noise(evidence: Evidence, folders: Iterable[Path]) -> Noise | Missing:
-    """Read what ``timestepper robustness`` has measured on a run.
+def read_bound(evidence: Evidence) -> float | Missing | None:
+    """Read the bound of Proposition 1 that ``timestepper reproduce`` has computed.
+
+    Returns:
+        log10 of it, NaN where there is none; None where it was not computed.
+    """
+    path = evidence.run.bound
+    if not path.exists():
+        return None
+    try:
+        bound = json.loads(path.read_text(encoding="utf-8"))["log10_bound"]
+        return math.nan if bound is None else float(bound)
+    except BROKEN as error:
+        return Missing(
+            f"{path} is broken ({error})", f"timestepper stability {evidence.run.folder}"
+        )
+
+
+def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Scores | Missing:
+    """Read what ``timestepper robustness`` or ``timestepper reproduce`` has measured on a run.
 
     Args:
         evidence: the run.
-        folders: of other runs that may have it; the command leaves what it measured on several
-            networks in the folder of the first, by their folders' names. Those beside this run
-            are looked through.
+        threat: one of :data:`THREATS`.
+        folders: of all runs that the page is about; ``timestepper robustness`` leaves what it
+            measured on several networks in the folder of the first, by their folders' names.
+            Those beside this run are looked through.
     """
-    command = f"timestepper robustness {evidence.run.folder}"
+    command = robustness_command([threat], [evidence])
     broken: Missing | None = None
     own = evidence.run.folder.resolve()
     beside = [folder for folder in folders if folder.resolve().parent == own.parent]
-    for folder in (evidence.run.folder, *beside):
-        path = folder / NOISE_FILE
+    for folder in dict.fromkeys((evidence.run.folder, *beside)):
+        path = folder / "robustness" / f"{threat}.csv"
         if not path.exists():
             continue
+        is_own = folder.resolve() == own
         try:
-            found = _parse_noise(path, None if folder.resolve() == own else own.name)
-        except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
-            broken = broken or Missing(f"{path} is broken ({error})", f"{command} --force")
+            found = _parse_scores(path, None if is_own else own.name)
+        except BROKEN as error:
+            if is_own:  # Of another run its own section tells.
+                broken = Missing(f"{path} is broken ({error})", f"{command} --force")
         else:
             if found is not None:
                 return found
+    for path in _noise_files(evidence.run) if threat == GaussianNoise.name else ():
+        try:
+            return _parse_noise(path)
+        except BROKEN as error:
+            broken = broken or Missing(f"{path} is broken ({error})", command)
     return broken or Missing(MISSING, command)
 
 
-def _parse_noise(path: Path, name: str | None) -> Noise | None:
+def robustness_command(threats: Sequence[str], runs: Iterable[Evidence]) -> str:
+    """Write the command that measures runs under threats."""
+    words = ["timestepper", "robustness", *(str(run.run.folder) for run in runs)]
+    if threats != [GaussianNoise.name]:  # Which is what it measures by itself.
+        words += ["--threat", *threats]
+    return shlex.join(words)
+
+
+def missing_runs(missing: Sequence[Evidence], of: int, command: str) -> Missing:
+    """Say of which runs something was not measured.
+
+    Args:
+        missing: the runs.
+        of: how many runs the page is about.
+        command: what measures it on all of them.
+    """
+    names = ", ".join(run.name for run in missing)
+    return Missing(MISSING if len(missing) == of else f"{MISSING}: {names}", command)
+
+
+def _parse_scores(path: Path, name: str | None) -> Scores | None:
     """Read the scores of the first network, or of that of a name; None where it is not there."""
     lines = path.read_text(encoding="utf-8").splitlines()
     remarks = [line.removeprefix("# ") for line in lines if line.startswith("#")]
-    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    rows = list(csv.reader(line for line in lines if not line.startswith("#")))[1:]
     if not rows:
         raise ValueError("it has no rows")
-    name = rows[0]["network"] if name is None else name
-    own = [row for row in rows if row["network"] == name]
-    if not own:
+    name = rows[0][0] if name is None else name
+    cases: dict[str, dict[float, tuple[float, float]]] = {}
+    for network, case, level, accuracy, loss in rows:
+        if network == name:
+            cases.setdefault(case, {})[float(level)] = float(accuracy), float(loss or math.nan)
+    if not cases:
         return None
-    draws: dict[str, dict[float, tuple[float, float]]] = {}
-    for row in own:
-        scores = float(row["accuracy"]), float(row["loss"] or math.nan)
-        draws.setdefault(row["case"], {})[float(row["deviation"])] = scores
-    deviations = list(next(iter(draws.values())))
-    table = np.array([[draw[deviation] for deviation in deviations] for draw in draws.values()])
-    return Noise(tuple(deviations), table[..., 0], table[..., 1], remarks[-1] if remarks else "")
+    levels = tuple(next(iter(cases.values())))
+    table = np.array([[case[level] for level in levels] for case in cases.values()])
+    description = remarks[-1] if remarks else ""
+    return Scores(path, levels, tuple(cases), table[..., 0], table[..., 1], description)
 
 
-def is_older(evidence: Evidence, file: str) -> bool:
+def _noise_files(run: Run) -> list[Path]:
+    """Find what experiments have measured under noise, the newest first."""
+    found = run.folder.glob(run.noise("*").name)
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _parse_noise(path: Path) -> Scores:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    draws, levels = int(content["draws"]), tuple(map(float, content["deviations"]))
+    accuracy, loss = (np.array(content[key], np.float64) for key in ("accuracy", "loss"))
+    if not draws or not accuracy.shape == loss.shape == (draws, len(levels)):
+        raise ValueError("its scores don't fit its draws and deviations")
+    description = (
+        f"Gaussian noise on all test images, measured by timestepper reproduce (draws: {draws}, "
+        "the same for every network); its unit is the standard deviation of the data's pixels "
+        "per channel."
+    )
+    cases = tuple(f"draw {draw}" for draw in range(draws))
+    return Scores(path, levels, cases, accuracy, loss, description)
+
+
+def measurement_files(run: Run) -> list[Path]:
+    """List the files of measurements that a run has."""
+    possible = [run.folder / STABILITY_FILE, run.bound]
+    possible += [run.folder / "robustness" / f"{threat}.csv" for threat in THREATS]
+    return [path for path in possible if path.exists()] + _noise_files(run)
+
+
+def is_older(evidence: Evidence, path: Path) -> bool:
     """Tell whether a measurement was made before the training's last step."""
-    path, last = evidence.run.folder / file, evidence.run.checkpoints.last
+    last = evidence.run.checkpoints.last
     return path.exists() and last.exists() and path.stat().st_mtime < last.stat().st_mtime

@@ -47,6 +47,8 @@ def power_of_ten(logarithm: float | None) -> str:
     """Write 10^x, which may pass any float; a dash where there is none."""
     if logarithm is None or math.isnan(logarithm):
         return "—"
+    if math.isinf(logarithm):
+        return "∞" if logarithm > 0 else "0"
     if -3 < logarithm < 4:
         return f"{10**logarithm:.3g}"
     exponent = math.floor(logarithm)

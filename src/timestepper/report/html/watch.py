@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.measurements import NOISE_FILE, STABILITY_FILE
+from timestepper.report.html.measurements import measurement_files
 from timestepper.report.html.write import read_runs, write_report
 from timestepper.training.run import Run
 
@@ -33,7 +33,7 @@ def watch(folders: Sequence[Path], path: Path, *, pause: float = SECONDS) -> Ite
         OSError: the file can't be written.
     """
     runs: list[Evidence] = []
-    seen: list[float | None] = []
+    seen: dict[Path, float] = {}
     try:
         while not (runs and all(run.is_finished for run in runs)):
             now = _state(folders)
@@ -60,12 +60,8 @@ def _have_begun(folders: Sequence[Path]) -> bool:
     return all(run.metrics.exists() for run in runs)
 
 
-def _state(folders: Sequence[Path]) -> list[float | None]:
+def _state(folders: Sequence[Path]) -> dict[Path, float]:
     """Tell when the files that the page shows were written last."""
     runs = [Run(folder) for folder in folders]
-    files = [
-        file
-        for run in runs
-        for file in (run.metrics, run.folder / STABILITY_FILE, run.folder / NOISE_FILE)
-    ]
-    return [file.stat().st_mtime if file.exists() else None for file in files]
+    files = [file for run in runs for file in (run.metrics, *measurement_files(run))]
+    return {file: file.stat().st_mtime for file in files if file.exists()}

@@ -11,7 +11,7 @@ from typing import TypeVar
 from timestepper import __version__
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, TimestepperError
-from timestepper.report.html import comparison, sections
+from timestepper.report.html import comparison, robustness, sections
 from timestepper.report.html.costs import Costs, costs
 from timestepper.report.html.evidence import Evidence, read_evidence
 from timestepper.report.html.groups import Method, methods
@@ -99,7 +99,7 @@ def _one(run: Evidence, trained: Trained | None) -> list[Section]:
         sections.explanation(run),
         sections.cost(run, counted),
         sections.stability(run),
-        sections.noise(run),
+        *_disturbed([run]),
         sections.predictions(run, samples),
         sections.again(run),
     ]
@@ -113,8 +113,12 @@ def _several(runs: Sequence[Evidence]) -> list[Section]:
         comparison.differences(grouped),
         comparison.step_sizes(grouped),
         comparison.stability(runs),
-        comparison.noise(runs),
+        *_disturbed(runs),
     ]
+
+
+def _disturbed(runs: Sequence[Evidence]) -> list[Section]:
+    return [robustness.noise(runs), robustness.corruptions(runs), robustness.attacks(runs)]
 
 
 def _count(grouped: Sequence[Method]) -> dict[str, Costs | Missing]:

@@ -2,9 +2,8 @@
 
 from timestepper.report.html.comparison.curves import curves
 from timestepper.report.html.comparison.differences import differences
-from timestepper.report.html.comparison.noise import noise
 from timestepper.report.html.comparison.overview import overview
 from timestepper.report.html.comparison.stability import stability
 from timestepper.report.html.comparison.steps import step_sizes
 
-__all__ = ["curves", "differences", "noise", "overview", "stability", "step_sizes"]
+__all__ = ["curves", "differences", "overview", "stability", "step_sizes"]

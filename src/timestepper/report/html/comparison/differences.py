@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from plotly import graph_objects as go
 
-from timestepper.experiments.statistics import Difference, difference
 from timestepper.report.html.comparison.overview import different_images
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.figures import colour, figure
 from timestepper.report.html.groups import Method
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Table, Text
+from timestepper.report.statistics import Difference, difference
 
 TITLE = "Differences"
 STATISTICS = (

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.measurements import read_stability
+from timestepper.report.html.measurements import missing_runs, read_stability
 from timestepper.report.html.parts import MISSING, Missing, Part, Plots, Section
-from timestepper.report.html.sections.stability import TITLE, growth, stages
+from timestepper.report.html.sections.stability import TITLE, bounds, growth, stages
 
 
 def stability(runs: Sequence[Evidence]) -> Section:
     """Draw what was measured of runs' stability."""
     found = {run.name: read_stability(run) for run in runs}
     files = {name: one for name, one in found.items() if not isinstance(one, Missing)}
-    broken = [one for one in found.values() if isinstance(one, Missing) and one.why != MISSING]
+    broken = {
+        name: one for name, one in found.items() if isinstance(one, Missing) and one.why != MISSING
+    }
     measured: dict[str, dict[str, Any]] = {}
     for run in runs:
         one = _of(run, files)
@@ -26,9 +28,13 @@ def stability(runs: Sequence[Evidence]) -> Section:
     parts: list[Part] = []
     if measured:
         parts += [Plots([growth(measured, named=True)]), stages(measured, named=True)]
-    parts += broken
-    if missing := [run for run in runs if run.name not in measured]:
-        parts.append(missing_runs(missing, len(runs), "stability", "--compare"))
+    parts += broken.values()
+    left = [run for run in runs if run.name not in measured]
+    parts += bounds(left)
+    if missing := [run for run in left if run.name not in broken]:
+        first, *rest = (str(run.run.folder) for run in missing)
+        words = ["timestepper", "stability", first, *(["--compare", *rest] if rest else [])]
+        parts.append(missing_runs(missing, len(runs), shlex.join(words)))
     return Section("stability", TITLE, parts)
 
 
@@ -45,19 +51,3 @@ def _of(run: Evidence, files: Mapping[str, dict[str, dict[str, Any]]]) -> dict[s
             if Path(name).resolve() == here:
                 return one
     return None
-
-
-def missing_runs(missing: Sequence[Evidence], of: int, command: str, others: str = "") -> Missing:
-    """Say of which runs something was not measured, and how to measure it on all of them.
-
-    Args:
-        missing: the runs.
-        of: how many runs the page is about.
-        command: what measures it.
-        others: option that takes all runs but the first; empty where they need none.
-    """
-    first, *rest = (str(run.run.folder) for run in missing)
-    words = ["timestepper", command, first, *([others] if others and rest else []), *rest]
-    names = ", ".join(run.name for run in missing)
-    why = MISSING if len(missing) == of else f"{MISSING}: {names}"
-    return Missing(why, shlex.join(words))

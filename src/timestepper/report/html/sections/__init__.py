@@ -5,7 +5,6 @@ from timestepper.report.html.sections.cost import cost
 from timestepper.report.html.sections.curves import curves
 from timestepper.report.html.sections.evolution import evolution
 from timestepper.report.html.sections.explanation import explanation
-from timestepper.report.html.sections.noise import noise
 from timestepper.report.html.sections.predictions import predictions
 from timestepper.report.html.sections.stability import stability
 from timestepper.report.html.sections.steps import step_sizes
@@ -17,7 +16,6 @@ __all__ = [
     "curves",
     "evolution",
     "explanation",
-    "noise",
     "predictions",
     "stability",
     "step_sizes",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from timestepper.report.html import names
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.figures import figure, line, whole
-from timestepper.report.html.measurements import STABILITY_FILE, is_older, read_stability
+from timestepper.report.html.measurements import (
+    STABILITY_FILE,
+    is_older,
+    read_bound,
+    read_stability,
+)
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Table, Text
 
 TITLE = "Stability along depth"
@@ -25,7 +31,7 @@ def stability(evidence: Evidence) -> Section:
     """Draw what was measured of a run's stability."""
     measured = read_stability(evidence)
     if isinstance(measured, Missing):
-        return Section("stability", TITLE, [measured])
+        return Section("stability", TITLE, [*bounds([evidence]), measured])
     parts: list[Part] = [
         Text(
             "How much a small change of the first state has grown after each step (1: it has not), "
@@ -33,7 +39,7 @@ def stability(evidence: Evidence) -> Section:
             "each state."
         )
     ]
-    if is_older(evidence, STABILITY_FILE):
+    if is_older(evidence, evidence.run.folder / STABILITY_FILE):
         parts.append(
             Text(
                 "It was measured before the last checkpoint was written; to measure that, run "
@@ -45,6 +51,24 @@ def stability(evidence: Evidence) -> Section:
     reasons = dict.fromkeys(reason for one in measured.values() for reason in one["no_bound"])
     parts += [Text(f"No bound: {reason}") for reason in reasons]
     return Section("stability", TITLE, parts)
+
+
+def bounds(runs: Sequence[Evidence]) -> list[Part]:
+    """Tabulate the bounds that ``timestepper reproduce`` has computed for runs, where it has."""
+    found = {run.name: read_bound(run) for run in runs}
+    rows = [
+        [name, names.power_of_ten(bound)]
+        for name, bound in found.items()
+        if isinstance(bound, float)
+    ]
+    parts: list[Part] = [bound for bound in found.values() if isinstance(bound, Missing)]
+    if rows:
+        caption = (
+            "Bound of Proposition 1 on growth from the first state to the last, as timestepper "
+            "reproduce computed it; true growth may be far below."
+        )
+        parts.insert(0, Table(("run", "bound"), rows, caption=caption))
+    return parts
 
 
 def _images(measured: dict[str, dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from timestepper.experiments.statistics import difference, estimate
+from timestepper.report.statistics import difference, estimate
 
 # Quantiles of Student's t for 97.5 %, by degrees of freedom, as statistical tables print them.
 T = {1: 12.706205, 2: 4.302653, 4: 2.776445}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from timestepper.experiments.counting import count, count_stepped, multiply_accumulates
+from timestepper.speed.counting import count, count_stepped, multiply_accumulates
 
 
 def test_a_network_by_hand():
