@@ -11,6 +11,7 @@ from trainings import TINY, UPDATES, assert_same_end, interrupt, start
 from timestepper.cli import main
 from timestepper.errors import RunError
 from timestepper.training import run as run_module
+from timestepper.training.configuration import DataConfiguration
 from timestepper.training.run import Run
 
 
@@ -131,3 +132,23 @@ def test_damaged_metrics_are_told_and_written_anew():
     start("run", resume=True)
     assert run.metrics.read_bytes() == whole
     run.read_metrics()
+
+
+def test_images_have_gone(make_folder, monkeypatch, capsys):
+    images = make_folder(sizes=((8, 8),), train=20)
+    data = DataConfiguration("imagefolder", data_dir=str(images))
+    start("unbroken", data=data, batch_size=8)
+    interrupt("run", monkeypatch, 7, data=data, batch_size=8)
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    images.rename("elsewhere")
+    for command in (["train", "--resume", "run"], ["evaluate", "run"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("timestepper: error: data set 'imagefolder' was not found in ")
+        assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    # They may as well be named anew.
+    path = Path("run/configuration.yaml")
+    path.write_text(path.read_text().replace(str(images), str(Path("elsewhere").absolute())))
+    start("run", resume=True)
+    assert_same_end("run", "unbroken")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import UPDATES, at_step, checkpoint, interrupt, start
+from trainings import UPDATES, assert_same_end, at_step, checkpoint, interrupt, start
 
 from timestepper.errors import RunError
+from timestepper.training import evaluation
 from timestepper.training.configuration import OptimizerConfiguration
+from timestepper.training.interruption import Interrupted
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
@@ -54,6 +56,30 @@ def test_command_leaves_with_the_status_of_the_signal(which, status):
     assert errors.startswith("timestepper: stopped after ")
     assert errors.endswith("continue with: timestepper train --resume run\n")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_signal_in_an_evaluation(ema_decay, monkeypatch):
+    """It may take longer than a scheduler waits, and the epoch is not to be trained again."""
+    measure, made = evaluation.measure, []
+
+    def told(*arguments):
+        made.append(1)
+        if len(made) == 4:  # the second batch of test images of the second epoch
+            signal.raise_signal(signal.SIGTERM)
+        measure(*arguments)
+
+    start("unbroken", ema_decay=ema_decay)
+    with monkeypatch.context() as patches:
+        patches.setattr(evaluation, "measure", told)
+        with pytest.raises(Interrupted, match=f"stopped after 1 of 2 epochs and {UPDATES} of"):
+            start("run", ema_decay=ema_decay)
+    assert len(made) == 4
+    steps = []
+    at_step(monkeypatch, 1, steps.append)
+    start("run", resume=True)
+    assert not steps
+    assert_same_end("run", "unbroken")
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(monkeypatch):

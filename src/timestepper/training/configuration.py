@@ -201,6 +201,8 @@ class Configuration:
         precision: float32, or float32 weights with bfloat16 products.
         channels_last: memory format of the convolutions.
         compile: run through torch.compile.
+        deterministic: use only kernels that give the same bits each time; on a GPU they are slower
+            than others, on one CPU all do.
         sync_batch_norm: of several processes, use the statistics of all of them in batch norms.
         ema_decay: decay of an exponential moving average of the weights, which is then what is
             evaluated and folded; by default there is none.
@@ -219,6 +221,7 @@ class Configuration:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = False
     compile: bool = False
+    deterministic: bool = False
     sync_batch_norm: bool = False
     ema_decay: float | None = None
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +63,11 @@ class Meter:
 
     def compute(self) -> Scores:
         """Return the scores over all batches of all processes."""
-        return Scores(**{name: metric.compute().item() for name, metric in self._metrics.items()})
+        with warnings.catch_warnings():
+            # A metric that goes on from a state does not know that it has seen anything.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+            found = {name: metric.compute().item() for name, metric in self._metrics.items()}
+        return Scores(**found)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return what all processes together have accumulated."""
@@ -85,6 +91,7 @@ def evaluate(
     fabric: Fabric,
     batch_size: int,
     split: SplitName = "test",
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Measure a network on the images of a split, without augmentation.
 
@@ -94,6 +101,7 @@ def evaluate(
         fabric: device, precision and processes.
         batch_size: images at a time, in this process.
         split: which images.
+        after_batch: what is done after each batch.
     """
     training = network.training
     network.eval()
@@ -106,6 +114,7 @@ def evaluate(
         world_size=fabric.world_size,
     ):
         measure(network, inputs, labels, meter, fabric)
+        after_batch()
     network.train(training)
     return meter.compute()
 

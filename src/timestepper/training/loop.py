@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from timestepper.training.build import (
 )
 from timestepper.training.compatibility import require_same_settings, require_whole
 from timestepper.training.configuration import Configuration
+from timestepper.training.determinism import deterministic_kernels
 from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
 from timestepper.training.events import Events
 from timestepper.training.explanations import explanation_columns, from_state, to_state
@@ -35,6 +37,7 @@ from timestepper.training.results import write_histories, write_report, write_re
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
 from timestepper.training.step_history import extended
+from timestepper.training.sync_batch_norm import share_statistics
 from timestepper.training.trained import Trained
 
 # Looking at a number makes the host wait for the device: the loss is looked at this often.
@@ -63,7 +66,8 @@ def train(
         run.require_new()
     fabric = build_fabric(configuration)
     try:
-        trained = _train(run, configuration, fabric, resume=resume, console=console)
+        with deterministic_kernels(configuration.deterministic):
+            trained = _train(run, configuration, fabric, resume=resume, console=console)
     except Interrupted:
         leave_processes(fabric)
         raise
@@ -170,12 +174,9 @@ class Trainer:
 
     def fit(self, console: Console) -> None:
         """Train until the last epoch is done, or a signal comes."""
-        progress = TrainingProgress(
-            console,
-            updates=self.configuration.epochs * self.updates_per_epoch,
-            done=self.updates,
-            epochs=self.configuration.epochs,
-        )
+        epochs = self.configuration.epochs
+        updates = epochs * self.updates_per_epoch
+        progress = TrainingProgress(console, updates=updates, done=self.updates, epochs=epochs)
         with ExitStack() as stack:
             signals = stack.enter_context(Signals())
             stack.enter_context(progress)
@@ -184,11 +185,13 @@ class Trainer:
                 events = stack.enter_context(
                     closing(Events(self.run.events, self.history, self.step_history))
                 )
-            while self.epoch < self.configuration.epochs:
+            while self.epoch < epochs:
                 start = time.perf_counter()
                 images_seen = self._train_epoch(signals, progress)
                 seconds = time.perf_counter() - start
-                self._end_epoch(images_seen / seconds, events)
+                # None were left where it had stopped in the evaluation.
+                speed = images_seen / seconds if images_seen else math.nan
+                self._end_epoch(speed, events, signals)
                 progress.epoch(self.history[-1])
                 if signal := signals.agreed(self.fabric):
                     self._leave(signal)
@@ -251,16 +254,10 @@ class Trainer:
         """Compute what this step adds to the loss, the same in each process."""
         if self.penalty is None:
             return None
-        self._share_statistics(self.network)
+        share_statistics(self.network, self.fabric)
         penalty = self.penalty()
         self.last_penalty = penalty.detach()
         return self.configuration.stability.strength * penalty
-
-    def _share_statistics(self, network: nn.Module) -> None:
-        """Give all processes, each of which has seen other images, the first one's statistics."""
-        if self.fabric.world_size > 1:
-            for buffer in network.buffers():
-                torch.distributed.broadcast(buffer, 0)
 
     def _require_finite(self, losses: list[Tensor]) -> None:
         """Raise RunError if one of the last losses, on any process, is not finite."""
@@ -286,20 +283,27 @@ class Trainer:
         place = f"{what} in epoch {self.epoch + 1}{where}"
         raise stopped(self.run, place, penalised=self.penalty is not None)
 
-    def _end_epoch(self, images_per_second: float, events: Events | None) -> None:
+    def _leave_evaluation(self, signals: Signals) -> None:
+        """Save and leave if told to; of several processes each has batches of its own here."""
+        if self.fabric.world_size == 1 and signals.received:
+            self._save(best=False)
+            self._leave(signals.received)
+
+    def _end_epoch(self, speed: float, events: Events | None, signals: Signals) -> None:
         """Evaluate, write everything down, go on to the next epoch."""
         trained = self.meter.compute()
         # All evaluate with the statistics that are saved.
-        self._share_statistics(self.trained)
+        share_statistics(self.trained, self.fabric)
         split = self.images.evaluation_split
-        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH, split)
+        leave = partial(self._leave_evaluation, signals)
+        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH, split, leave)
         if not math.isfinite(tested.loss):
             self._stop(f"the {split} loss is {tested.loss}")
         before = max((row[f"{split}_accuracy"] for row in self.history), default=-1.0)
         best = tested.accuracy > before
         if self.explanations:
             self.explanations.append(explain(self.trained))
-        self.history.append(self._row(trained, tested, images_per_second))
+        self.history.append(self._row(trained, tested, speed))
         self.step_history = extended(self.step_history, self.trained)
         self.epoch += 1
         self.batch = self.skipped = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,6 +31,13 @@ def synchronise_batch_norms(network: nn.Module) -> nn.Module:
     for name, child in network.named_children():
         setattr(network, name, synchronise_batch_norms(child))
     return network
+
+
+def share_statistics(network: nn.Module, fabric: Fabric) -> None:
+    """Give all processes, each of which has seen other images, the first one's statistics."""
+    if fabric.world_size > 1:
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 class _SumOverProcesses(torch.autograd.Function):
