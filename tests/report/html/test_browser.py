@@ -213,6 +213,16 @@ def test_plots_follow_light_and_dark_and_the_width(browser, pages):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
+def test_all_is_drawn_before_printing(browser, pages):
+    with opened(browser, pages["deep"]) as page:
+        drawn = page.locator(".drawing[data-drawn]")
+        drawn.first.wait_for()
+        assert drawn.count() < page.locator(".drawing").count()
+        page.pdf()
+        assert drawn.count() == page.locator(".drawing .svg-container").count()
+        assert drawn.count() == page.locator(".drawing").count()
+
+
 def test_page_of_a_running_training_refreshes_itself(browser):
     make_run("run", SCORES[:2])
     path = Path("page.html")

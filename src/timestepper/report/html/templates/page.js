@@ -83,6 +83,12 @@ const near = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 places.forEach((place) => near.observe(place));
+window.addEventListener("beforeprint", () => {
+  for (const place of places.filter((one) => !drawn.has(one))) {
+    near.unobserve(place);
+    draw(place);
+  }
+});
 
 let lastWidth = window.innerWidth;
 window.addEventListener("resize", () => {
