@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from reference import ExplicitNetwork
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import timestepper
@@ -81,6 +82,32 @@ def test_fold_is_bit_exact_and_leaves_nothing_behind(make_network, images, contr
     assert sum(p.numel() for p in network.parameters()) == count
     assert not hooks_left(network)
     assert not hasattr(network, "time_stepping")
+
+
+class Operators(TorchDispatchMode):
+    """Notes what is called, and the shapes of the results."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        shapes = [one.shape for one in results if isinstance(one, torch.Tensor)]
+        self.called.append((function, shapes))
+        return result
+
+
+def test_folded_network_calls_the_plain_ones_operators(make_network, images):
+    traces = []
+    folded = timestepper.fold(timestepper.attach(make_network())).eval()
+    for network in (make_network().eval(), folded):
+        with torch.no_grad(), Operators() as trace:
+            network(images)
+        traces.append(trace.called)
+    assert len(traces[0]) > 10
+    assert traces[0] == traces[1]
 
 
 def test_state_dict_is_the_plain_one_and_more(make_network, images):
