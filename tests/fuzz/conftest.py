@@ -17,6 +17,14 @@ from timestepper.training.loop import train
 from timestepper.training.run import Run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_reports_of_trainings():
+    """They take longer than the trainings; reports of damaged runs are a test of their own."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("timestepper.training.loop.write_report", lambda *_: "no report")
+        yield
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
     """A folder of 12 training and 6 test images of 8x8 pixels in two classes."""

@@ -139,7 +139,7 @@ def test_training(images, data):
         "--network.name": "cifar_resnet8",
         "--data.name": "imagefolder",
         "--data.data_dir": "images",
-        "--data.workers": "0",
+        "--data.image_size": "8",
         "--epochs": "1",
         "--accelerator": "cpu",
         "--folder": "run",

@@ -52,8 +52,8 @@ FIXED = {
     "network.name": "cifar_resnet8",
 }
 """So that what makes sense is trained within a second."""
-LONG = {"epochs", "compile", "data.download", "network.name"}
-"""What would rightly take long, or look for a server, if it had other values."""
+LONG = {"epochs", "compile", "data.download", "data.cache_dir", "network.name"}
+"""What would rightly take long, look for a server, or write elsewhere if it had other values."""
 WORDS = st.text(string.printable, max_size=6) | st.text(max_size=4)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.integers() | st.floats() | WORDS,

@@ -73,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 2
         for word in given:
-            if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            if any("\ud800" <= letter <= "\udfff" for letter in word):  # Python's stand-ins
                 return _fail(
-                    f"{word!r} is not text in this terminal's encoding; rename it, or set "
+                    f"'{word}' is not text in this terminal's encoding; rename it, or set "
                     "PYTHONUTF8=1"
                 )
         if named and named not in COMMANDS:
@@ -112,5 +112,7 @@ def _warnings_shown() -> Iterator[None]:
 
 
 def _fail(message: str) -> int:
-    print(f"timestepper: error: {message}", file=sys.stderr)
+    # Of what was typed, line breaks and the like are shown and not obeyed.
+    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
+    print(f"timestepper: error: {line}", file=sys.stderr)
     return 2

@@ -26,6 +26,8 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
     Raises:
         RunError: it was written with other settings.
     """
+    held_out, explanations = state.get("validation"), state.get("explanations")
+    explains = isinstance(explanations, list) and len(explanations) > 0
     same = {
         "ema_decay": (state.get("ema") is None) == (configuration.ema_decay is None),
         "stability.penalty": (
@@ -34,8 +36,8 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
         "optimizer.skip_not_finite": (
             (state.get("skipped") is None) != configuration.optimizer.skip_not_finite
         ),
-        "data.validation": state.get("validation") == configuration.data.validation,
-        "stepping.explain": bool(state.get("explanations")) == configuration.stepping.explain,
+        "data.validation": type(held_out) is int and held_out == configuration.data.validation,
+        "stepping.explain": explains == configuration.stepping.explain,
     }
     for setting, is_same in same.items():
         if not is_same:
