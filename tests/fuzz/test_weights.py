@@ -81,6 +81,9 @@ PLAIN = (
 )  # fmt: skip
 
 
+INNER = ("optimizer", "meter", "step_history")
+
+
 @given(st.data())
 def test_checkpoints(fresh, data):
     """Whole by their checksums, and still not what a training has written."""
@@ -96,9 +99,13 @@ def test_checkpoints(fresh, data):
         elif how == "other":
             state[data.draw(st.sampled_from(sorted(state)))] = data.draw(PLAIN)
         elif how == "inner":
-            key = data.draw(st.sampled_from(["optimizer", "meter", "step_history"]))
-            state[key] = dict(state[key])
-            state[key][data.draw(st.sampled_from(sorted(state[key])))] = data.draw(PLAIN)
+            inner = data.draw(st.sampled_from([*INNER, state["history"][0]]))
+            inner = state[inner] if isinstance(inner, str) else inner
+            name = data.draw(st.sampled_from(sorted(inner)))
+            if data.draw(st.booleans()):
+                del inner[name]
+            else:
+                inner[name] = data.draw(PLAIN)
         else:
             state = data.draw(PLAIN)
         torch.save(state, path)

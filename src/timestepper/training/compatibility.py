@@ -89,9 +89,11 @@ def _unlike(
     epochs = len(state["history"])
     if not 0 <= state["epoch"] == epochs or state["batch"] < 0:
         yield "epoch"
+    split = "validation" if fresh["validation"] else "test"
+    measured = MEASURED | {f"{split}_loss", f"{split}_accuracy"}
     for row in state["history"]:
         numbers = isinstance(row, dict) and all(type(v) in (int, float) for v in row.values())
-        if not numbers or not row.keys() >= MEASURED or row.keys() != state["history"][0].keys():
+        if not numbers or not row.keys() >= measured or row.keys() != state["history"][0].keys():
             yield "history"
     for explanation in state["explanations"]:
         yield from _differing(explanation, fresh["explanations"][0], "explanations")
