@@ -108,7 +108,7 @@ def test_best_checkpoint_is_that_of_the_best_validation_accuracy(monkeypatch):
     scripted = iter([0.5, 0.9, 0.9, 0.7])
     measured = []
 
-    def evaluate(network, images, fabric, batch_size, split):
+    def evaluate(network, images, fabric, batch_size, split, after_batch):
         measured.append(split)
         return Scores(loss=1.0, accuracy=next(scripted))
 

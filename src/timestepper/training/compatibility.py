@@ -13,6 +13,8 @@ from timestepper.training.run import Run
 
 MEASURED = {"epoch", "lr", "train_loss", "train_accuracy", "images_per_second"}
 """Metrics of every training."""
+ADDED: dict[str, Any] = {"penalty": None, "skipped": None, "validation": 0, "explanations": []}
+"""What checkpoints of earlier versions lack, and what it would have been."""
 
 
 def require_same_settings(state: dict[str, Any], configuration: Configuration, run: Run) -> None:

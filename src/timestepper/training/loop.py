@@ -23,7 +23,7 @@ from timestepper.training.build import (
     build_optimizer,
     build_penalty,
 )
-from timestepper.training.compatibility import require_same_settings, require_whole
+from timestepper.training.compatibility import ADDED, require_same_settings, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
 from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
@@ -363,6 +363,7 @@ class Trainer:
             StateError: it belongs to another network.
             RunError: it belongs to a training with other settings, or to an earlier version.
         """
+        state = ADDED | state
         require_same_settings(state, self.configuration, self.run)
         load_weights(self.network, state["network"])
         if self.ema is not None:
