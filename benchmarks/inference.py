@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,6 +23,7 @@ import timestepper
 from timestepper import networks
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
+from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.speed.alternating import Timings, alternate, keep_memory
 
 CASES = {
@@ -33,7 +31,13 @@ CASES = {
     "cifar_resnet56": ("cifar_resnet56", (64, 3, 32, 32)),
     "resnet50": ("torchvision/resnet50", (8, 3, 224, 224)),
 }
-COLUMNS = ("network", "operators", "bytes", "plain_ms", "eager", "compiled", "exported")
+COLUMNS = (
+    Column("network", "network", text=True),
+    Column("operators", "operators"),
+    Column("bytes", "bytes"),
+    Column("plain_ms", "plain (ms)", decimals=1),
+    *(Column(form, form) for form in ("eager", "compiled", "exported")),
+)
 # Two copies of one network differ by a percent or so in speed: each is built that often.
 BUILDS = 4
 
@@ -74,8 +78,8 @@ def pair(name: str, images: Tensor) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def measure(name: str, shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Compare and time."""
+def measure(name: str, shape: tuple[int, ...], rounds: int) -> tuple[Cell, ...]:
+    """Compare and time; return the cells behind the network's name."""
     images = torch.randn(shape)
     found: dict[str, Timings] = {}
     for build in range(BUILDS):
@@ -96,12 +100,8 @@ def measure(name: str, shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
             calls = {side: (lambda one=one: one(images)) for side, one in sides.items()}
             timed = alternate(calls, rounds)
             found[form] = found[form].and_then(timed) if form in found else timed
-    return {
-        "operators": len(traces["plain"]),
-        "bytes": sizes.pop(),
-        "plain_ms": f"{1e3 * found['eager'].median('plain'):.1f}",
-        **{form: f"{timed.ratio('folded', 'plain'):.3f}" for form, timed in found.items()},
-    }
+    ratios = [timed.ratio("folded", "plain") for timed in found.values()]
+    return len(traces["plain"]), sizes.pop(), 1e3 * found["eager"].median("plain"), *ratios
 
 
 def main() -> None:
@@ -115,23 +115,12 @@ def main() -> None:
     options = parser.parse_args()
     keep_memory()
     made_by = provenance()
-    rows = []
-    for case in options.networks:
-        rows.append({"network": case, **measure(*CASES[case], options.rounds)})
-        print(*rows[-1].values(), flush=True)
-    table = Table(title="folded over plain, medians; the same operators in the same order")
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    rows = [(case, *measure(*CASES[case], options.rounds)) for case in options.networks]
+    title = "folded over plain, medians; the same operators in the same order"
+    table = ResultTable(title, COLUMNS, rows, ())
+    Console().print(table.to_rich())
     if options.output:
-        text = io.StringIO()
-        text.writelines(f"# {line}\n" for line in made_by)
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(options.output, text.getvalue().encode())
+        write_atomically(options.output, table.to_csv(made_by).encode())
 
 
 if __name__ == "__main__":
