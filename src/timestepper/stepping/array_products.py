@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -28,6 +29,21 @@ longer than calling them, and numpy's threads and torch's would wait for each ot
 
 
 @dataclass(frozen=True, slots=True)
+class Alike:
+    """Weights of one shape, one behind the other, in the order in which they are read.
+
+    Attributes:
+        shape: of each, ``(out, in, *kernel)``.
+        count: how many.
+        averages: how many numbers their averages have together.
+    """
+
+    shape: torch.Size
+    count: int
+    averages: int
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayPlan:
     """What is the same in all passes of a stage.
 
@@ -35,32 +51,37 @@ class ArrayPlan:
         runs: what the vectors' values are multiplied by, one vector after the other.
         lengths: of the vectors.
         flat: they have one dimension each.
-        shapes: of the weights that are read, ``(out, in, *kernel)``.
+        alike: the weights that are read.
         inverses: for each number in the averaged weights, one over how many were added for it.
-        sizes: how many there are from each weight.
     """
 
     runs: tuple[Run, ...]
     lengths: list[int]
     flat: bool
-    shapes: list[torch.Size]
+    alike: list[Alike]
     inverses: Array
-    sizes: list[int]
 
     @classmethod
     def of(
         cls, weights: Sequence[Tensor], vectors: Sequence[Tensor], runs: Sequence[Run]
     ) -> ArrayPlan:
         """Plan the passes with such weights and vectors."""
-        sizes = [weight.numel() // weight.shape[1] for weight in weights]
+        alike = []
+        for shape, members in groupby(weights, lambda weight: weight.shape):
+            count = sum(1 for _ in members)
+            alike.append(Alike(shape, count, count * shape.numel() // shape[1]))
         return cls(
             runs=tuple(runs),
             lengths=[vector.numel() for vector in vectors],
             flat=all(vector.ndim == 1 for vector in vectors),
-            shapes=[weight.shape for weight in weights],
-            inverses=np.repeat([1 / weight.shape[1] for weight in weights], sizes),
-            sizes=sizes,
+            alike=alike,
+            inverses=np.concatenate([np.full(same.averages, 1 / same.shape[1]) for same in alike]),
         )
+
+    @property
+    def reads(self) -> int:
+        """How many weights are read."""
+        return sum(same.count for same in self.alike)
 
 
 def array_products(
@@ -127,7 +148,7 @@ class _ArrayProducts(torch.autograd.Function):
         averaged = _average(plan, weights).reshape(controller.depth, -1)
         steps, done = controller.forward_arrays(averaged, *operands)
         factors = _along(plan.runs, steps.reshape(-1))
-        joined = _joined(vectors)
+        joined = _joined(plan, vectors)
         ctx.save_for_backward(*tensors)
         ctx.rest = plan, controller, averaged, done, factors, joined  # type: ignore[attr-defined]
         return _parts(plan, joined * factors, vectors)
@@ -139,7 +160,7 @@ class _ArrayProducts(torch.autograd.Function):
         """Compute all gradients."""
         plan, controller, averaged, done, factors, joined = ctx.rest  # type: ignore[attr-defined]
         _, operands, vectors = _split(plan, ctx.saved_tensors)  # type: ignore[attr-defined]
-        grad = _joined(grad_outputs)
+        grad = _joined(plan, grad_outputs)
         of_vectors = _parts(plan, grad * factors, vectors)
         grad *= joined
         of_steps = np.zeros((controller.depth, controller.channels), grad.dtype)
@@ -153,7 +174,7 @@ def _split(
     plan: ArrayPlan, tensors: Sequence[Tensor]
 ) -> tuple[Sequence[Tensor], list[Array], Sequence[Tensor]]:
     """Separate weights, operands (as arrays) and vectors."""
-    first, last = len(plan.sizes), len(tensors) - len(plan.lengths)
+    first, last = plan.reads, len(tensors) - len(plan.lengths)
     operands = [tensor.detach().numpy() for tensor in tensors[first:last]]
     return tensors[:first], operands, tensors[last:]
 
@@ -161,8 +182,11 @@ def _split(
 def _average(plan: ArrayPlan, weights: Sequence[Tensor]) -> Array:
     """Average each weight over its input dimension, one behind the other."""
     sums = weights[0].new_empty(len(plan.inverses))
-    for weight, shape, part in zip(weights, plan.shapes, sums.split(plan.sizes), strict=True):
-        torch.sum(weight, 1, out=part.view(shape[0], *shape[2:]))
+    parts = sums.split([same.averages for same in plan.alike])
+    rest = iter(weights)
+    for same, part in zip(plan.alike, parts, strict=True):
+        for place in part.view(same.count, same.shape[0], *same.shape[2:]).unbind(0):
+            torch.sum(next(rest), 1, out=place)
     averages: Array = sums.numpy()
     averages *= plan.inverses
     return averages
@@ -170,10 +194,15 @@ def _average(plan: ArrayPlan, weights: Sequence[Tensor]) -> Array:
 
 def _spread(plan: ArrayPlan, grad: Array) -> list[Tensor]:
     """Spread the gradient of averages evenly over the input dimension, as expanded views."""
-    parts = torch.from_numpy(grad * plan.inverses.astype(grad.dtype)).split(plan.sizes)
+    parts = torch.from_numpy(grad * plan.inverses.astype(grad.dtype)).split(
+        [same.averages for same in plan.alike]
+    )
     return [
-        part.view(shape[0], 1, *shape[2:]).expand(shape)
-        for part, shape in zip(parts, plan.shapes, strict=True)
+        member
+        for same, part in zip(plan.alike, parts, strict=True)
+        for member in part.view(same.count, same.shape[0], 1, *same.shape[2:])
+        .expand(same.count, *same.shape)
+        .unbind(0)
     ]
 
 
@@ -196,8 +225,10 @@ def _add_along(runs: Sequence[Run], steps: Array, values: Array) -> None:
         at += length
 
 
-def _joined(vectors: Sequence[Tensor]) -> Array:
-    joined: Array = torch.cat([vector.reshape(-1) for vector in vectors]).numpy()
+def _joined(plan: ArrayPlan, vectors: Sequence[Tensor]) -> Array:
+    """Put the values of vectors one behind the other."""
+    flat = list(vectors) if plan.flat else [vector.reshape(-1) for vector in vectors]
+    joined: Array = torch.cat(flat).numpy()
     return joined
 
 
