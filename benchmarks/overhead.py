@@ -1,38 +1,47 @@
-"""Training-step time of a network with step sizes over the plain network.
+"""Training step of networks with step sizes beside the plain network's: time and memory.
 
-Three networks take turns in one process: plain, attached (by default with the LSTM controller),
-and a literal version of the paper: one LSTM cell call for each block and a product over the feature
-map. It prints medians over rounds of the ratios within a round; ``--output`` writes them as CSV
-with what made them. The process keeps the memory it was given, see :func:`keep_memory`.
+Networks take turns in one process: plain (twice, to see what chance does), attached with each of
+the controllers, and a literal version of the paper: one LSTM cell call for each block and a product
+over the feature map. It prints medians over rounds of the ratios within a round, and the ratios of
+the most memory that tensors take in a step; ``--output`` writes them as CSV with what made them.
+The process keeps the memory it was given, see :func:`keep_memory`.
 
     python benchmarks/overhead.py --output results/overhead.csv
+    python benchmarks/overhead.py --compile --cases cifar_resnet20 cifar_resnet56
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
+import gc
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import timestepper
 from timestepper import networks
+from timestepper.files import write_atomically
 from timestepper.provenance import provenance
+from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.speed.alternating import Timings, alternate, keep_memory
 
+CIFAR = (64, 3, 32, 32)
 CASES = {
-    "cifar_resnet20": ("cifar_resnet20", (64, 3, 32, 32)),
-    "cifar_resnet56": ("cifar_resnet56", (64, 3, 32, 32)),
-    "cifar_resnet110": ("cifar_resnet110", (64, 3, 32, 32)),
+    **{f"cifar_resnet{depth}": (f"cifar_resnet{depth}", CIFAR) for depth in (20, 56, 110, 290)},
     "resnet50": ("torchvision/resnet50", (8, 3, 224, 224)),
 }
+PRECISIONS = ("float32", "bfloat16")
 
+AGAIN = "again"
+"""A second plain network: how far its ratio is from 1 says how good the others are."""
+LITERAL = "literal"
 # Two copies of one network differ by a percent or so in speed: each is built that often.
 BUILDS = 8
 
@@ -107,79 +116,121 @@ def make_step(network: nn.Module, images: Tensor, bfloat16: bool) -> Callable[[]
     return step
 
 
-def measure(
-    case: str, controller: str, rounds: int, device: torch.device, bfloat16: bool
-) -> dict[str, float]:
-    """Time the three networks in turn.
+def make_side(side: str, plain: nn.Module) -> nn.Module:
+    """Give a network the step sizes of one side."""
+    if side in ("plain", AGAIN):
+        return plain
+    return make_literal(plain) if side == LITERAL else timestepper.attach(plain, side)
 
-    Returns:
-        Median seconds of a plain step, and the medians over rounds of the ratios to it.
+
+def peak_memory(step: Callable[[], None]) -> int:
+    """Return the most bytes that tensors take during a step, on the CPU.
+
+    Counted from here on, so that what was there before is left out: parameters, momentum.
     """
+    step()
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    results = profiler.profiler.kineto_results
+    taken = peak = 0
+    for event in sorted(results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            taken += event.nbytes()
+            peak = max(peak, taken)
+    return peak
+
+
+def measure(
+    case: str,
+    controllers: list[str],
+    rounds: int,
+    device: torch.device,
+    *,
+    bfloat16: bool,
+    compiled: bool,
+) -> tuple[Cell, ...]:
+    """Compare the networks; return the cells behind name and precision."""
     name, shape = CASES[case]
     images = torch.randn(shape, device=device)
+    memory_format = torch.channels_last if bfloat16 else torch.contiguous_format
+    images = images.to(memory_format=memory_format)
+    sides = ["plain", AGAIN, *controllers]
+    if not compiled:
+        sides.append(LITERAL)
+    orders = random.Random(0)
     timings: Timings | None = None
-    for _ in range(BUILDS):
+    memory: dict[str, float] = {}
+    # Compiling takes minutes, and cells called one by one do not compile well.
+    for build in range(1 if compiled else BUILDS):
         plain = networks.create(name)
-        sides = {
-            "plain": plain,
-            "attached": timestepper.attach(copy.deepcopy(plain), controller),
-            "literal": make_literal(copy.deepcopy(plain)),
-        }
-        steps = {
-            side: make_step(network.to(device).train(), images, bfloat16)
-            for side, network in sides.items()
-        }
-        found = alternate(steps, -(-rounds // BUILDS))
+        steps = {}
+        # What was built first may lie better in memory.
+        for side in orders.sample(sides, len(sides)):
+            network = make_side(side, copy.deepcopy(plain))
+            network = network.to(device, memory_format=memory_format).train()
+            module = torch.compile(network) if compiled else network
+            steps[side] = make_step(module, images, bfloat16)
+            if build == 0 and device.type == "cpu" and not compiled:
+                memory[side] = peak_memory(steps[side]) + parameter_bytes(network)
+        found = alternate(steps, rounds if compiled else -(-rounds // BUILDS))
         timings = found if timings is None else timings.and_then(found)
     assert timings is not None
-    return {
-        "plain_ms": 1e3 * timings.median("plain"),
-        "attached_ratio": timings.ratio("attached", "plain"),
-        "literal_ratio": timings.ratio("literal", "plain"),
-    }
+    times = {side: timings.ratio(side, "plain") for side in steps}
+    return (
+        1e3 * timings.median("plain"),
+        *(times.get(side, math.nan) for side in (AGAIN, *controllers, LITERAL)),
+        *(memory[side] / memory["plain"] if memory else math.nan for side in controllers),
+    )
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Count the bytes of parameters, their momentum and buffers."""
+    parameters = sum(parameter.nbytes for parameter in network.parameters())
+    return 2 * parameters + sum(buffer.nbytes for buffer in network.buffers())
 
 
 def main() -> None:
     """Measure every case and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--controller", default="lstm", help="of the attached network")
+    parser.add_argument("--controllers", nargs="+", default=["lstm", "lstm+"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--rounds", type=int, default=48, help="timed steps of each network")
-    parser.add_argument("--bfloat16", action="store_true", help="under bfloat16 autocast")
+    parser.add_argument("--compile", action="store_true", help="all through torch.compile")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--output", type=Path, help="CSV file to write")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     keep_memory()
+    made_by = provenance(options.device)
     rows = []
-    for case in arguments.cases:
-        figures = measure(
-            case,
-            arguments.controller,
-            arguments.rounds,
-            arguments.device,
-            arguments.bfloat16,
-        )
-        rows.append(
-            {
-                "network": case,
-                "controller": arguments.controller,
-                **{key: f"{x:.4g}" for key, x in figures.items()},
-            }
-        )
-        print(*rows[-1].values(), flush=True)
-    table = Table(title="training step: time over the plain network's")
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
-    if arguments.output:
-        made_by = provenance(arguments.device)  # Before the output file changes the tree.
-        with arguments.output.open("w", newline="") as file:
-            file.writelines(f"# {line}\n" for line in made_by)
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    for case in options.cases:
+        for precision in options.precisions:
+            cells = measure(
+                case,
+                options.controllers,
+                options.rounds,
+                options.device,
+                bfloat16=precision == "bfloat16",
+                compiled=options.compile,
+            )
+            rows.append((case, precision, *cells))
+            print(*rows[-1], flush=True)
+    title = "training step over the plain network's" + (", compiled" if options.compile else "")
+    timed = (AGAIN, *options.controllers, LITERAL)
+    columns = (
+        Column("network", "network", text=True),
+        Column("precision", "precision", text=True),
+        Column("plain_ms", "plain\n(ms)", decimals=1),
+        *(Column(f"time_{side}", f"{side}\ntime") for side in timed),
+        *(Column(f"memory_{side}", f"{side}\nmemory") for side in options.controllers),
+    )
+    table = ResultTable(title, columns, rows, ())
+    Console().print(table.to_rich())
+    if options.output:
+        write_atomically(options.output, table.to_csv(made_by).encode())
 
 
 if __name__ == "__main__":

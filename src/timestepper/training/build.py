@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -127,6 +128,14 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
     if configuration.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def build_module(configuration: Configuration, network: nn.Module, device: torch.device) -> Any:
+    """Build what runs in training: the network, or what torch.compile makes of it."""
+    if not configuration.compile:
+        return network
+    # A GPU waits for the launches of small networks' kernels: CUDA graphs launch them at once.
+    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else "default")
 
 
 def build_penalty(

@@ -200,7 +200,7 @@ class Configuration:
         seed: of weights, order and augmentation.
         precision: float32, or float32 weights with bfloat16 products.
         channels_last: memory format of the convolutions.
-        compile: run through torch.compile.
+        compile: run through torch.compile, on a GPU with CUDA graphs.
         deterministic: use only kernels that give the same bits each time; on a GPU they are slower
             than others, on one CPU all do.
         sync_batch_norm: of several processes, use the statistics of all of them in batch norms.

@@ -19,6 +19,7 @@ from timestepper.stepping import evolution_time, explain, load_weights
 from timestepper.training.build import (
     build_data,
     build_fabric,
+    build_module,
     build_network,
     build_optimizer,
     build_penalty,
@@ -138,7 +139,7 @@ class Trainer:
         self.guard = Guard(self.network, fabric, skip=skip)
         self.skipped = 0
         optimizer = build_optimizer(configuration, self.network)
-        module: Any = torch.compile(self.network) if configuration.compile else self.network
+        module = build_module(configuration, self.network, fabric.device)
         self.module, self.optimizer = fabric.setup(module, optimizer)
         torch.manual_seed(configuration.seed + 1 + fabric.global_rank)
         self.meter = Meter(images.num_classes, fabric)

@@ -1,0 +1,148 @@
+"""Images per second of our trainings beside those of timm's own training script.
+
+The same network, precision, memory format, batch size and image folder for all; each in a process
+of its own, one after the other, the order turned round by round. Of each training the last epoch
+counts, with all that its loop does (data, forward, backward, optimizer, metrics), without the
+evaluation. Images are 32×32, and not augmented by timm (``--no-aug``), which spares it work that
+ours does. timm's script is no part of its package: it is ``train.py`` of its repository.
+
+    python benchmarks/against_timm.py --script train.py --data-dir DIR --output FILE.csv
+
+DIR has an image folder with ``train/CLASS/*`` and ``test/CLASS/*``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from timestepper.files import write_atomically
+from timestepper.provenance import provenance
+from timestepper.report.result_table import Column, ResultTable
+
+NETWORK = "resnet18"
+BATCH = 64
+SIZE = 32
+EPOCHS = 2
+RATE = re.compile(r"Train: +(\d+) .*\( *[\d.]+s, +([\d.]+)/s\)")
+"""What timm prints of an epoch so far: number, and mean images per second in brackets."""
+COLUMNS = (
+    Column("trained_by", "trained by", text=True),
+    Column("images_per_second", "images/s", decimals=0),
+    Column("over_timm", "over timm", decimals=2),
+    Column("rounds", "images/s, round by round", text=True),
+)
+
+
+def run(command: list[str]) -> str:
+    """Run a training and return what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[:2]} failed: {(done.stderr or done.stdout)[-2000:]}")
+    return done.stdout + done.stderr
+
+
+def by_timm(script: Path, data_dir: Path, workers: int, folder: Path) -> float:
+    """Train with timm's script."""
+    options = {
+        "data-dir": data_dir,
+        "val-split": "test",
+        "model": NETWORK,
+        "num-classes": sum(1 for _ in (data_dir / "train").iterdir()),
+        "img-size": SIZE,
+        "batch-size": BATCH,
+        "amp-dtype": "bfloat16",
+        "device": "cpu",
+        "workers": workers,
+        "epochs": EPOCHS,
+        "warmup-epochs": 0,
+        "output": folder,
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    printed = run(
+        [sys.executable, str(script), *words, "--amp", "--channels-last", "--no-aug"],
+    )
+    rates = [float(rate) for epoch, rate in RATE.findall(printed) if int(epoch) == EPOCHS - 1]
+    return rates[-1]
+
+
+def by_us(controller: str, data_dir: Path, folder: Path) -> float:
+    """Train with ours."""
+    settings = {
+        "folder": folder,
+        "network.name": f"timm/{NETWORK}",
+        "stepping.controller": controller,
+        "data.name": "imagefolder",
+        "data.data_dir": data_dir,
+        "data.image_size": SIZE,
+        "batch_size": BATCH,
+        "epochs": EPOCHS,
+        "precision": "bf16-mixed",
+        "channels_last": "true",
+        "accelerator": "cpu",
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    run([str(Path(sys.executable).with_name("timestepper")), "train", *words])
+    with (folder / "metrics.csv").open() as file:
+        return float(list(csv.DictReader(file))[-1]["images_per_second"])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--script", type=Path, required=True, help="timm's train.py")
+    parser.add_argument("--data-dir", type=Path, required=True, help="the image folder")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="timm's loaders")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="CSV file to write")
+    options = parser.parse_args()
+    command = (
+        "python benchmarks/against_timm.py --script train.py --data-dir DIR "
+        f"--workers {options.workers} --rounds {options.rounds}"
+    )
+    made_by = provenance(command=command)
+    sides: dict[str, Callable[[Path], float]] = {
+        "timm's train.py": lambda folder: by_timm(
+            options.script, options.data_dir, options.workers, folder
+        ),
+        "timestepper train, plain network": lambda folder: by_us("none", options.data_dir, folder),
+        "timestepper train, lstm": lambda folder: by_us("lstm", options.data_dir, folder),
+    }
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(options.rounds):
+        names = list(sides)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            with tempfile.TemporaryDirectory() as folder:
+                rates[name].append(sides[name](Path(folder) / "run"))
+            print(f"round {turn + 1}: {name}: {rates[name][-1]:,.0f} images/s", flush=True)
+    first, *_ = sides
+    rows = [
+        (
+            side,
+            statistics.median(found),
+            statistics.median(a / b for a, b in zip(found, rates[first], strict=True)),
+            " ".join(f"{rate:.0f}" for rate in found),
+        )
+        for side, found in rates.items()
+    ]
+    title = f"{NETWORK} at {SIZE}×{SIZE}, batch {BATCH}, bfloat16, channels_last"
+    table = ResultTable(title, COLUMNS, rows, ())
+    Console().print(table.to_rich())
+    if options.output:
+        write_atomically(options.output, table.to_csv(made_by).encode())
+
+
+if __name__ == "__main__":
+    main()
