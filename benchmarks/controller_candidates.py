@@ -4,11 +4,12 @@ Trains a CIFAR ResNet with each, with training images held out, and prints the a
 and the difference from a plain network whose last γ starts at 0.5. That network computes at its
 start what a fresh TSC_LSTM does, so that only what is beyond it can be control; candidates that
 start from 1/√L have their like in a γ that starts there. Finished trainings in ``--runs`` are not
-made again; each records what its step sizes depend on.
+made again (there is a folder for each network, recipe and number of images held out); each records
+what its step sizes depend on.
 
     python benchmarks/controller_candidates.py --data-dir DIR --jobs 2 --output FILE.csv
     python benchmarks/controller_candidates.py --recipe quick-digits --network cifar_resnet290
-        --held-out 288 --seeds 5 --methods plain half-gamma lstm lstm-plus --runs DIR --jobs 2
+        --held-out 290 --seeds 5 --methods plain half-gamma root-gamma lstm lstm-plus --jobs 2
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from timestepper.experiments.method_comparison import difference_cells, half_wid
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.runner import carry_out
 from timestepper.files import write_atomically
-from timestepper.networks import residual_variants
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.report.statistics import difference, estimate
@@ -273,13 +273,6 @@ METHODS = {
 }
 
 
-def root_gamma(network: nn.Module) -> None:
-    """Start each branch's last γ at one over the root of its stage's depth."""
-    for stage in (network.layer1, network.layer2, network.layer3):
-        for block in stage:
-            nn.init.constant_(block.bn2.weight, len(stage) ** -0.5)
-
-
 def build_network(*arguments: Any) -> nn.Module:
     """Build what is trained, and give spectral norms the modules that they read."""
     network = package_build_network(*arguments)
@@ -293,7 +286,6 @@ def build_network(*arguments: Any) -> nn.Module:
 # Here and not in main(): each training runs in a process of its own, which imports this file.
 package_build_network = loop.build_network
 loop.build_network = build_network
-residual_variants.VARIANTS["root_gamma"] = root_gamma
 for name, method in METHODS.items():
     if isinstance(method.controller, dict):
         CONTROLLERS[f"candidate-{name}"] = partial(Candidate, **method.controller)
@@ -316,7 +308,8 @@ def planned_run(name: str, seed: int, options: argparse.Namespace) -> PlannedRun
     }
     recipe = read_configuration(packaged_recipe(options.recipe))
     configuration = overlaid(recipe, settings, name)
-    run = Run(options.runs / f"{name}-{seed}")
+    trained_on = f"{options.network}-{options.recipe}-{options.held_out}"
+    run = Run(options.runs / trained_on / f"{name}-{seed}")
     return PlannedRun(options.recipe, options.network, name, seed, configuration, run, None)
 
 

@@ -154,14 +154,15 @@ def test_layer_scale_starts_as_cait_prescribes(depth, start):
     assert all((gamma == start).all() for gamma in gammas)
 
 
-@pytest.mark.parametrize("variant", ["half_gamma", "zero_gamma"])
+@pytest.mark.parametrize("variant", ["half_gamma", "root_gamma", "zero_gamma"])
 def test_only_the_last_gamma_differs_from_plain(variant):
     plain, network = make("plain").state_dict(), make(variant).state_dict()
     differing = [key for key in plain if not torch.equal(plain[key], network[key])]
     assert differing == [key for key in plain if key.startswith("layer") and "bn2.weight" in key]
     assert len(differing) == BLOCKS
-    value = {"half_gamma": 0.5, "zero_gamma": 0.0}[variant]
-    assert all((network[key] == value).all() for key in differing)
+    value = {"half_gamma": 0.5, "root_gamma": (BLOCKS / 3) ** -0.5, "zero_gamma": 0.0}[variant]
+    for key in differing:
+        assert torch.allclose(network[key], torch.full_like(network[key], value), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "project"])

@@ -1,4 +1,4 @@
-"""lstm+: step sizes that depend on the weights, by a recurrence without a loop."""
+"""lstm+: step sizes that depend on the weights, by a linear recurrence along the blocks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class LinearRecurrenceController(ArrayController):
         h_d = a ⊙ h_{d-1} + (1 - a) ⊙ x_d,   h_{-1} = 0
         Δt_d = σ(W_out h_d + b_out)
 
-    The paper's LSTM ends as a constant (``results/controllers.md``). Two things keep this one from
-    it: its input has length 1, whatever the scale and the number of the weights, so that a step of
-    SGD neither leaves W_in as it is nor throws its outputs into saturation; and the weights
+    The paper's LSTM ends as a constant (``results/controllers.md``). Two things are to keep this
+    one from it: its input has length 1, whatever the scale and the number of the weights, so that a
+    step of SGD neither leaves W_in as it is nor throws its outputs into saturation; and the weights
     have their say from the start, W_out being large enough that blocks differ (standard deviation
     about 0.05).
 

@@ -45,7 +45,8 @@ NOTES = (
     "γ 0.5: the plain network whose last γ starts at 0.5. It computes at its start what a network "
     "with a fresh TSC_LSTM does, and nothing controls it: what that controller is worth is the "
     "difference from it. lstm+ starts with other steps, around one over the root of a stage's "
-    "depth: its difference is of both, start and control.",
+    "depth L: its difference is of both, start and control, and that of γ from 1/√L of the start "
+    "alone.",
     "Bound: of Proposition 1 (Eq. 7) from the first state to the last, as log10.",
 )
 

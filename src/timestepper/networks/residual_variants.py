@@ -63,6 +63,13 @@ def half_gamma(network: CifarResNet) -> None:
         nn.init.constant_(block.bn2.weight, 0.5)
 
 
+def root_gamma(network: CifarResNet) -> None:
+    """Start each branch's last γ at one over the root of its stage's depth, as ``lstm+`` does."""
+    for stage in _stages(network):
+        for block in stage:
+            nn.init.constant_(block.bn2.weight, len(stage) ** -0.5)
+
+
 def zero_gamma(network: CifarResNet) -> None:
     """Start each branch's last γ at 0 (Goyal et al. 2017, arXiv:1706.02677, section 5.1)."""
     for block in _blocks(network):
@@ -140,6 +147,7 @@ def stochastic_depth(network: CifarResNet) -> None:
 VARIANTS: dict[str, Callable[[CifarResNet], None]] = {
     "plain": plain,
     "half_gamma": half_gamma,
+    "root_gamma": root_gamma,
     "zero_gamma": zero_gamma,
     "layer_scale": layer_scale,
     "rezero": rezero,
@@ -150,6 +158,9 @@ VARIANTS: dict[str, Callable[[CifarResNet], None]] = {
 """What changes a plain network into each variant, by name."""
 
 
+def _stages(network: CifarResNet) -> list[list[BasicBlock]]:
+    return [[*network.layer1], [*network.layer2], [*network.layer3]]
+
+
 def _blocks(network: CifarResNet) -> list[BasicBlock]:
-    blocks: list[BasicBlock] = [*network.layer1, *network.layer2, *network.layer3]
-    return blocks
+    return [block for stage in _stages(network) for block in stage]
