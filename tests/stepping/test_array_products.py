@@ -8,7 +8,7 @@ import torch
 from home_made import HomeMade
 
 import timestepper
-from timestepper.controllers import CONTROLLERS, LSTMController
+from timestepper.controllers import CONTROLLERS, LSTMController, arrays
 from timestepper.controllers.arrays import ArrayController
 from timestepper.networks import create
 from timestepper.stepping import stages
@@ -49,7 +49,9 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_arrays_against_forward_and_autograd(controller, depth):
+@pytest.mark.parametrize("small", [arrays.SMALL_PRODUCT, 0], ids=["numpy's", "torch's"])
+def test_arrays_against_forward_and_autograd(controller, depth, small, monkeypatch):
+    monkeypatch.setattr(arrays, "SMALL_PRODUCT", small)
     torch.manual_seed(depth)
     module = CONTROLLERS[controller](depth, 24, 12, 3).double()
     assert isinstance(module, ArrayController)
@@ -62,14 +64,14 @@ def test_arrays_against_forward_and_autograd(controller, depth):
     steps = module(averaged)
     grad_steps = torch.randn_like(steps)
     expected = torch.autograd.grad(steps, (averaged, *module.operands()), grad_steps)
-    arrays = [tensor.detach().numpy() for tensor in (averaged, *module.operands())]
-    before = [array.copy() for array in arrays]
-    found, done = module.forward_arrays(*arrays)
+    given = [tensor.detach().numpy() for tensor in (averaged, *module.operands())]
+    before = [array.copy() for array in given]
+    found, done = module.forward_arrays(*given)
     torch.testing.assert_close(torch.from_numpy(found), steps.detach(), rtol=1e-12, atol=0)
-    gradients = module.backward_arrays(grad_steps.numpy(), done, *arrays)
+    gradients = module.backward_arrays(grad_steps.numpy(), done, *given)
     for gradient, reference in zip(gradients, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(gradient), reference, rtol=1e-9, atol=1e-12)
-    for array, unchanged in zip(arrays, before, strict=True):
+    for array, unchanged in zip(given, before, strict=True):
         assert (array == unchanged).all()
 
 
@@ -92,6 +94,20 @@ def test_scales_of_other_shapes_and_runs_of_ones(taken, monkeypatch):
     assert any(start is None for stage in network.time_stepping.stages for start, _ in stage.runs)
     monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
     assert_same(found, results(network, images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_products_are_torchs(dtype, monkeypatch):
+    torch.manual_seed(0)
+    left = torch.randn(70, 1200, dtype=dtype)
+    right = torch.randn(20, 1200, dtype=dtype)[:, ::2]
+    multiplied = []
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *both: multiplied.append(both) or mm(*both))
+    for rows in (2, 70):
+        found = arrays.product(left[:rows, :600].numpy(), right.numpy().T)
+        torch.testing.assert_close(torch.from_numpy(found), left[:rows, :600] @ right.T)
+        assert len(multiplied) == (rows == 70)
 
 
 class Overriding(LSTMController):

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from timestepper.controllers.base import Controller
 
 Array = NDArray[Any]
 """float32 or float64, as the controller's parameters are."""
+SMALL_PRODUCT = 2**18
+"""Multiply-accumulates of a product of matrices up to which numpy's BLAS takes one thread."""
 
 
 class ArrayController(Controller):
@@ -54,6 +57,18 @@ class ArrayController(Controller):
             averaged: as there.
             operands: as there.
         """
+
+
+def product(left: Array, right: Array) -> Array:
+    """Multiply two matrices.
+
+    Large ones by torch: the threads that numpy's BLAS has of its own go on spinning for a while,
+    and keep torch's from the cores.
+    """
+    if left.size * right.shape[1] <= SMALL_PRODUCT:
+        return left @ right
+    result: Array = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    return result
 
 
 def sigmoid_in_place(z: Array) -> Array:

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timestepper.controllers.arrays import Array, ArrayController, sigmoid_in_place
+from timestepper.controllers.arrays import (
+    Array,
+    ArrayController,
+    product,
+    sigmoid_in_place,
+)
 from timestepper.controllers.standardise import (
     standardised,
     standardised_arrays,
@@ -82,7 +87,7 @@ class LinearRecurrenceController(ArrayController):
         """See :meth:`ArrayController.forward_arrays`."""
         weight_in, bias_in, decay, weight_out, bias_out = operands
         normed, inverse = standardised_arrays(averaged)
-        x = normed @ weight_in.T
+        x = product(normed, weight_in.T)
         x /= math.sqrt(self.features)
         x += bias_in
         np.tanh(x, out=x)
@@ -90,7 +95,7 @@ class LinearRecurrenceController(ArrayController):
         h = (1 - kept) * x
         for d in range(1, self.depth):
             h[d] += kept * h[d - 1]
-        steps = h @ weight_out.T
+        steps = product(h, weight_out.T)
         steps += bias_out
         sigmoid_in_place(steps)
         return steps, (normed, inverse, x, kept, h, steps)
@@ -103,7 +108,7 @@ class LinearRecurrenceController(ArrayController):
         normed, inverse, x, kept, h, steps = done
         grad_out = grad_steps * steps
         grad_out *= 1 - steps
-        grad_h = grad_out @ weight_out
+        grad_h = product(grad_out, weight_out)
         for d in range(self.depth - 2, -1, -1):
             grad_h[d] += kept * grad_h[d + 1]
         grad_decay = (grad_h[1:] * h[:-1]).sum(0) - (grad_h * x).sum(0)
@@ -112,10 +117,10 @@ class LinearRecurrenceController(ArrayController):
         grad_in *= 1 - x * x
         root = math.sqrt(self.features)
         return (
-            standardised_backward(grad_in @ weight_in / root, normed, inverse),
-            grad_in.T @ normed / root,
+            standardised_backward(product(grad_in, weight_in) / root, normed, inverse),
+            product(grad_in.T, normed) / root,
             grad_in.sum(0),
             grad_decay,
-            grad_out.T @ h,
+            product(grad_out.T, h),
             grad_out.sum(0),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from timestepper.controllers.arrays import Array, sigmoid_in_place
+from timestepper.controllers.arrays import Array, product, sigmoid_in_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ def forward(
 ) -> tuple[Array, LSTMPass]:
     """Compute Δt of every block; arguments as for :class:`LSTMSteps`."""
     hidden = len(bias_in)
-    x = averaged @ weight_in.T
+    x = product(averaged, weight_in.T)
     x += bias_in
     np.maximum(x, 0, out=x)
     # With what goes into the sigmoids halved, all four gates are one tanh, see sigmoid_in_place.
     half = np.full(4 * hidden, 0.5, x.dtype)
     half[3 * hidden :] = 1
-    gates = x @ weight_gates[:, :hidden].T
+    gates = product(x, weight_gates[:, :hidden].T)
     gates += bias_gates
     gates *= half
     of_before = weight_gates[:, hidden:] * half[:, None]
@@ -64,7 +64,7 @@ def forward(
             cell += z[hidden : 2 * hidden] * cells[d - 1]
         np.tanh(cell, out=tanh[d])
         np.multiply(z[2 * hidden : 3 * hidden], tanh[d], out=h[d])
-    steps = h @ weight_out.T
+    steps = product(h, weight_out.T)
     steps += bias_out
     sigmoid_in_place(steps)
     return steps, LSTMPass(x, gates, cells, tanh, h, steps)
@@ -96,7 +96,7 @@ def backward(
     of_cell[:, 4] = f
     of_h = of_cell * (o * (1 - tanh * tanh))[:, None]
     of_h[:, 2] = o * (1 - o) * tanh
-    grads_h = grad_out @ weight_out
+    grads_h = product(grad_out, weight_out)
     to_before = np.ascontiguousarray(weight_gates[:, hidden:].T)
     grads = np.empty_like(of_h)
     grad_gates = grads.reshape(depth, -1)[:, : 4 * hidden]
@@ -108,17 +108,17 @@ def backward(
         grad = np.multiply(of_h[d], grad_h, out=grads[d])
         if d < last:
             grad += of_cell[d] * grads[d + 1, 4]
-    grad_in = grad_gates @ weight_gates[:, :hidden]
+    grad_in = product(grad_gates, weight_gates[:, :hidden])
     grad_in *= x > 0
     read = np.zeros((depth, 2 * hidden), h.dtype)
     read[:, :hidden] = x
     read[1:, hidden:] = h[:-1]
     return (
-        grad_in @ weight_in,
-        grad_in.T @ averaged,
+        product(grad_in, weight_in),
+        product(grad_in.T, averaged),
         grad_in.sum(0),
-        grad_gates.T @ read,
+        product(grad_gates.T, read),
         grad_gates.sum(0),
-        grad_out.T @ h,
+        product(grad_out.T, h),
         grad_out.sum(0),
     )
