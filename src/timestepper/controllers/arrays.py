@@ -67,7 +67,8 @@ def product(left: Array, right: Array) -> Array:
     """
     if left.size * right.shape[1] <= SMALL_PRODUCT:
         return left @ right
-    result: Array = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    with torch.autocast("cpu", enabled=False):
+        result: Array = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
     return result
 
 
