@@ -30,7 +30,8 @@ from timestepper import networks
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
-from timestepper.speed.alternating import Timings, alternate, keep_memory
+from timestepper.speed.alternating import Timings, alternate
+from timestepper.training.memory import keep_memory
 
 CIFAR = (64, 3, 32, 32)
 CASES = {

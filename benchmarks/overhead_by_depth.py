@@ -26,7 +26,8 @@ from timestepper import networks
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
-from timestepper.speed.alternating import alternate, keep_memory
+from timestepper.speed.alternating import alternate
+from timestepper.training.memory import keep_memory
 
 DEPTHS = (20, 32, 56, 110, 200, 290, 506)
 CONTROLLERS = ("lstm", "lstm+")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from timestepper.errors import ConfigurationError
 from timestepper.provenance import provenance
-from timestepper.speed import Speed, keep_memory, measure_speed
+from timestepper.speed import Speed, measure_speed
 from timestepper.training.recipes import add_configuration, to_configuration
 
 EXAMPLES = (
@@ -41,7 +41,6 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
             "name a controller"
         )
     console = Console()
-    keep_memory()
     with tempfile.TemporaryDirectory() as folder, console.status("measuring"):
         speed = measure_speed(configuration, parsed.rounds, Path(folder))
     name = f"{configuration.network.name}, {configuration.stepping.controller}"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-# glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 WARM_UP = 2
 """Calls before the first timed one."""
@@ -62,16 +57,3 @@ def alternate(sides: Mapping[str, Callable[[], object]], rounds: int) -> Timings
             sides[name]()
             seconds[name].append(time.perf_counter() - start)
     return Timings(seconds)
-
-
-def keep_memory() -> None:
-    """Let glibc's allocator return no memory to the system while the process lives.
-
-    It would return and fetch again tens of megabytes in a training step, in one network and not
-    in another: that hangs on the chance of which small block ends up last in memory, and costs up
-    to a fifth of the step. Elsewhere than on glibc nothing is set.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)

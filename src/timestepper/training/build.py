@@ -17,11 +17,12 @@ from timestepper.errors import ConfigurationError
 from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stepping import attach
 from timestepper.training.configuration import Configuration
+from timestepper.training.memory import keep_memory
 from timestepper.training.sync_batch_norm import synchronise_batch_norms
 
 
 def build_fabric(configuration: Configuration) -> Fabric:
-    """Set up device, precision and processes; those of torchrun, or else a single one.
+    """Set up device, memory, precision and processes; those of torchrun, or else a single one.
 
     Raises:
         ConfigurationError: the accelerator is not there, or the batch can't be shared out.
@@ -49,6 +50,8 @@ def build_fabric(configuration: Configuration) -> Fabric:
         raise ConfigurationError(
             f"accelerator {configuration.accelerator!r} can't be used: {reason}"
         ) from error
+    if fabric.device.type == "cpu":
+        keep_memory()
     return fabric
 
 
