@@ -27,9 +27,11 @@ def begin(folder, epochs):
     return process
 
 
-def kill(process, folder, source, *, while_saving):
-    """Kill a process at a random moment, or at one at which it writes a file."""
-    deadline = time.monotonic() + source.uniform(0.2, 3)
+def kill(process, folder, source, longest, *, while_saving):
+    """Kill a process at a random moment, or at one at which it writes a file.
+
+    The moment comes after so many seconds at the latest.
+    """
     if while_saving:
         before = time.monotonic() + 30
         while process.is_alive() and time.monotonic() < before:
@@ -37,7 +39,7 @@ def kill(process, folder, source, *, while_saving):
                 break
         time.sleep(source.uniform(0, 0.004))
     else:
-        process.join(max(0, deadline - time.monotonic()))
+        process.join(source.uniform(0, longest))
     if process.is_alive():
         os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -56,9 +58,11 @@ def require_readable(run):
 
 def kill_often(times, epochs):
     """Train, kill as often as asked, and compare the end with an unbroken training's."""
+    start = time.monotonic()
     unbroken = begin("unbroken", epochs)
     unbroken.join()
     assert unbroken.exitcode == 0
+    seconds = time.monotonic() - start
     source = random.Random(0)
     run = Run(Path("run").absolute())
     kills = 0
@@ -66,7 +70,7 @@ def kill_often(times, epochs):
         process = begin("run", epochs)
         if kills == times:
             break
-        kill(process, run.folder, source, while_saving=kills % 2 == 1)
+        kill(process, run.folder, source, seconds / times, while_saving=kills % 2 == 1)
         kills += process.exitcode == -signal.SIGKILL
         require_readable(run)
         assert process.exitcode == -signal.SIGKILL, "the training is too short for so many kills"
