@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="CSV file to write")
     options = parser.parse_args()
+    for needed in (options.script, options.data_dir / "train", options.data_dir / "test"):
+        if not needed.exists():
+            parser.error(f"there is no {needed}")
     command = (
         "python benchmarks/against_timm.py --script train.py --data-dir DIR "
         f"--workers {options.workers} --images {options.images} --rounds {options.rounds}"
