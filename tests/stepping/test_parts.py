@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import timestepper
+from timestepper.networks import create
 
 
 @pytest.fixture
@@ -116,3 +117,18 @@ def test_stages_of_any_name(name):
     del network.layer1
     timestepper.attach(network, 0.5)
     assert list(timestepper.evolution_time(network)) == [name]
+
+
+@pytest.mark.parametrize("controller", ["lstm", "lstm+"])
+def test_compiled_under_autocast(controller):
+    network = timestepper.attach(create("cifar_resnet14"), controller).train()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    images = torch.randn(4, 3, 8, 8)
+    gradients = []
+    for run in (network, compiled):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = run(images).float().square().mean()
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99

@@ -8,6 +8,7 @@ single node.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -155,25 +156,33 @@ class LSTMSteps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Go back through the blocks, from the last to the first."""
-        averaged, weight_in, weight_gates, weight_out, x, gates, cells, h, steps = ctx.saved_tensors  # type: ignore[attr-defined]
-        hidden = h.shape[1]
-        grad_out = grad_outputs[0] * (steps * (1 - steps))
-        run = recurrence_backward
-        if _fits_a_kernel(h):
-            run = _in_one_kernel().recurrence_backward
-        grad_gates = run(grad_out @ weight_out, weight_gates[:, hidden:], gates, cells)
-        grad_in = (grad_gates @ weight_gates[:, :hidden]) * (x > 0)
-        asked_for: tuple[bool, ...] = ctx.needs_input_grad  # type: ignore[attr-defined]
-        of_averaged = grad_in @ weight_in if asked_for[0] else None
-        if not any(asked_for[1:]):
-            return of_averaged, *[None] * 6
-        before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
-        return (
-            of_averaged,
-            grad_in.t() @ averaged,
-            grad_in.sum(0),
-            grad_gates.t() @ torch.cat([x, before], dim=1),
-            grad_gates.sum(0),
-            grad_out.t() @ h,
-            grad_out.sum(0),
-        )
+        device = grad_outputs[0].device.type
+        low_precision = torch.amp.is_autocast_available(device)
+        # Compiled, this would run under the autocast of the forward pass.
+        with torch.autocast(device, enabled=False) if low_precision else nullcontext():
+            return _gradients(ctx, grad_outputs[0])
+
+
+def _gradients(ctx: FunctionCtx, grad_steps: Tensor) -> tuple[Tensor | None, ...]:
+    averaged, weight_in, weight_gates, weight_out, x, gates, cells, h, steps = ctx.saved_tensors  # type: ignore[attr-defined]
+    hidden = h.shape[1]
+    grad_out = grad_steps * (steps * (1 - steps))
+    run = recurrence_backward
+    if _fits_a_kernel(h):
+        run = _in_one_kernel().recurrence_backward
+    grad_gates = run(grad_out @ weight_out, weight_gates[:, hidden:], gates, cells)
+    grad_in = (grad_gates @ weight_gates[:, :hidden]) * (x > 0)
+    asked_for: tuple[bool, ...] = ctx.needs_input_grad  # type: ignore[attr-defined]
+    of_averaged = grad_in @ weight_in if asked_for[0] else None
+    if not any(asked_for[1:]):
+        return of_averaged, *[None] * 6
+    before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
+    return (
+        of_averaged,
+        grad_in.t() @ averaged,
+        grad_in.sum(0),
+        grad_gates.t() @ torch.cat([x, before], dim=1),
+        grad_gates.sum(0),
+        grad_out.t() @ h,
+        grad_out.sum(0),
+    )
