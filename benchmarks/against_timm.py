@@ -80,9 +80,7 @@ def by_timm(script: Path, data_dir: Path, workers: int, folder: Path) -> float:
         "output": folder,
     }
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    printed = run(
-        [sys.executable, str(script), *words, "--amp", "--channels-last", "--no-aug"],
-    )
+    printed = run([sys.executable, str(script), *words, "--amp", "--channels-last", "--no-aug"])
     rates = [float(rate) for epoch, rate in RATE.findall(printed) if int(epoch) == EPOCHS - 1]
     return rates[-1]
 

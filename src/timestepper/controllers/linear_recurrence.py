@@ -9,12 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timestepper.controllers.arrays import (
-    Array,
-    ArrayController,
-    product,
-    sigmoid_in_place,
-)
+from timestepper.controllers.arrays import Array, ArrayController, product, sigmoid_in_place
 from timestepper.controllers.standardise import (
     standardised,
     standardised_arrays,
