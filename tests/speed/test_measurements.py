@@ -1,8 +1,13 @@
 """What is timed is the training itself."""
 
+from dataclasses import replace
+
 import torch
 
+from timestepper.data import load
 from timestepper.speed import measure_speed
+from timestepper.speed.measurements import _trainer, _work
+from timestepper.training.build import build_fabric
 from timestepper.training.configuration import (
     Configuration,
     DataConfiguration,
@@ -10,6 +15,7 @@ from timestepper.training.configuration import (
     ScheduleConfiguration,
 )
 from timestepper.training.loop import Trainer
+from timestepper.training.schedule import learning_rate
 
 CONFIGURATION = Configuration(
     network=NetworkConfiguration("cifar_resnet8"),
@@ -38,10 +44,29 @@ def test_sides_and_shares(tmp_path, monkeypatch):
     }
     assert speed.inference.seconds.keys() == {"plain", "folded"}
     # Two calls before each timing, and two epochs of six batches.
-    assert (steps.count(False), steps.count(True)) == (2 + 3, 2 * (2 + 3) + 2 * 6)
+    assert (steps.count(False), steps.count(True)) == (2 + 3, 2 + 3 + 2 * 6)
     assert speed.training_ratio == speed.training.ratio("attached", "plain")
     assert speed.inference_ratio == speed.inference.ratio("folded", "plain")
     # Of the order of the truth, and not of its inverse or a thousandth.
     assert 0.2 < speed.working < 5
     seconds = speed.training.median("attached")
     assert 0.2 < speed.images_per_second * seconds / 256 < 5
+
+
+def test_work_is_all_of_a_step_that_trains(tmp_path):
+    configuration = replace(CONFIGURATION, channels_last=True)
+    images = load("digits", image_size=16)
+    after = []
+    for name in ("step", "work"):
+        trainer = _trainer(configuration, images, build_fabric(configuration), tmp_path / name)
+        inputs, labels = next(iter(trainer.batches(0)))
+        if name == "step":
+            trainer.module.train()
+            trainer.step(inputs, labels)
+        else:
+            trainer.optimizer.param_groups[0]["lr"] = learning_rate(
+                configuration, 0, trainer.updates_per_epoch
+            )
+            _work(trainer, inputs, labels)()
+        after.append(trainer.network.state_dict())
+    assert all(torch.equal(value, after[1][key]) for key, value in after[0].items())

@@ -34,8 +34,9 @@ class Speed:
         inference: passes of the "plain" and the "folded" network, in seconds.
         images_per_second: of an epoch of training with step sizes.
         working: share of that epoch that forward, backward and the optimizer's step account for:
-            the time of as many steps on one batch that is already there. What is left goes to
-            data, metrics and progress. It may come out above 1 where the machine is not steady.
+            the time that they alone take as often on one batch that is already there. What is left
+            goes to data, the look at the gradients, metrics and progress. It may come out above 1
+            where the machine is not steady.
     """
 
     batch: tuple[int, ...]
@@ -86,18 +87,19 @@ def measure_speed(configuration: Configuration, rounds: int, folder: Path) -> Sp
     folded = folded_copy(trainers["attached"].network, inputs)
     passes = {name: _pass(n, inputs, fabric) for name, n in (("plain", plain), ("folded", folded))}
     inference = alternate(passes, rounds)
+    work = {"work": _work(trainers["attached"], inputs, labels)}
+    before = alternate(work, rounds)
     timed = _trainer(configuration, images, fabric, folder / "epochs")
     timed.fit(Console(quiet=True))
     images_per_second = timed.history[-1]["images_per_second"]
-    again = alternate({"attached": steps["attached"]}, rounds)
-    step = Timings({"attached": training.seconds["attached"]}).and_then(again).median("attached")
+    seconds = before.and_then(alternate(work, rounds)).median("work")
     return Speed(
         tuple(inputs.shape),
         fabric.device,
         training,
         inference,
         images_per_second,
-        step / len(inputs) * images_per_second,
+        seconds / len(inputs) * images_per_second,
     )
 
 
@@ -114,6 +116,22 @@ def _step(trainer: Trainer, inputs: Tensor, labels: Tensor) -> Callable[[], None
 
     def step() -> None:
         trainer.step(inputs, labels)
+        _wait(inputs)
+
+    return step
+
+
+def _work(trainer: Trainer, inputs: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Return a step without what looks after it."""
+    trainer.module.train()
+    if trainer.configuration.channels_last:
+        inputs = inputs.to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(trainer.module(inputs), labels)
+        trainer.optimizer.zero_grad()
+        trainer.fabric.backward(loss)
+        trainer.optimizer.step()
         _wait(inputs)
 
     return step

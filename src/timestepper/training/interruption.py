@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
+
+if TYPE_CHECKING:  # Importing it takes seconds, and the command line takes what is here.
+    from lightning_fabric import Fabric
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
