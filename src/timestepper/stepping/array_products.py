@@ -49,31 +49,23 @@ class ArrayPlan:
 
     Attributes:
         runs: what the vectors' values are multiplied by, one vector after the other.
-        lengths: of the vectors.
-        flat: they have one dimension each.
         alike: the weights that are read.
         inverses: for each number in the averaged weights, one over how many were added for it.
     """
 
     runs: tuple[Run, ...]
-    lengths: list[int]
-    flat: bool
     alike: list[Alike]
     inverses: Array
 
     @classmethod
-    def of(
-        cls, weights: Sequence[Tensor], vectors: Sequence[Tensor], runs: Sequence[Run]
-    ) -> ArrayPlan:
-        """Plan the passes with such weights and vectors."""
+    def of(cls, weights: Sequence[Tensor], runs: Sequence[Run]) -> ArrayPlan:
+        """Plan the passes with such weights."""
         alike = []
         for shape, members in groupby(weights, lambda weight: weight.shape):
             count = sum(1 for _ in members)
             alike.append(Alike(shape, count, count * shape.numel() // shape[1]))
         return cls(
             runs=tuple(runs),
-            lengths=[vector.numel() for vector in vectors],
-            flat=all(vector.ndim == 1 for vector in vectors),
             alike=alike,
             inverses=np.concatenate([np.full(same.averages, 1 / same.shape[1]) for same in alike]),
         )
@@ -85,20 +77,20 @@ class ArrayPlan:
 
 
 def array_products(
-    plan: ArrayPlan, controller: nn.Module, weights: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> list[Tensor] | None:
+    plan: ArrayPlan, controller: nn.Module, weights: Sequence[Tensor], joined: Tensor
+) -> Tensor | None:
     """Average weights, compute step sizes and multiply vectors by them.
 
     Args:
         plan: for these weights and vectors.
         controller: of the stage.
         weights: what the controller reads, as many for each branch.
-        vectors: of any shape.
+        joined: the values of the vectors, one behind the other, ``(values,)``.
 
     Returns:
-        The products; None where numpy can't compute them, or not as fast: the controller has no
-        such code, runs hooks or is large; not all tensors are plain ones on the CPU, float32 or
-        float64; or operations are being traced or transformed.
+        The products, likewise; None where numpy can't compute them, or not as fast: the
+        controller has no such code, runs hooks or is large; not all tensors are plain ones on the
+        CPU, float32 or float64; or operations are being traced or transformed.
     """
     if (
         not _written_in_arrays(controller)
@@ -108,18 +100,18 @@ def array_products(
     ):
         return None
     operands = controller.operands()
-    tensors = [*weights, *operands, *vectors]
-    dtype = tensors[0].dtype
+    dtype = joined.dtype
     if (
         dtype not in PRECISIONS
         or sum(operand.numel() for operand in operands) > LARGEST
         or not all(
-            type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype for tensor in tensors
+            type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype
+            for tensor in (joined, *operands, *weights)
         )
     ):
         return None
-    products: tuple[Tensor, ...] = _ArrayProducts.apply(plan, controller, *tensors)
-    return list(products)
+    products: Tensor = _ArrayProducts.apply(plan, controller, joined, *operands, *weights)
+    return products
 
 
 def _written_in_arrays(controller: nn.Module) -> TypeGuard[ArrayController]:
@@ -141,42 +133,38 @@ class _ArrayProducts(torch.autograd.Function):
     @staticmethod
     @np.errstate(all="ignore")
     def forward(
-        ctx: FunctionCtx, plan: ArrayPlan, controller: ArrayController, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Compute the products; tensors are weights, the controller's operands and vectors."""
-        weights, operands, vectors = _split(plan, tensors)
+        ctx: FunctionCtx,
+        plan: ArrayPlan,
+        controller: ArrayController,
+        joined: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
+        """Compute the products; tensors are the controller's operands and the weights."""
+        operands, weights = tensors[: -plan.reads], tensors[-plan.reads :]
         averaged = _average(plan, weights).reshape(controller.depth, -1)
-        steps, done = controller.forward_arrays(averaged, *operands)
+        arrays = [operand.detach().numpy() for operand in operands]
+        steps, done = controller.forward_arrays(averaged, *arrays)
         factors = _along(plan.runs, steps.reshape(-1))
-        joined = _joined(plan, vectors)
-        ctx.save_for_backward(*tensors)
-        ctx.rest = plan, controller, averaged, done, factors, joined  # type: ignore[attr-defined]
-        return _parts(plan, joined * factors, vectors)
+        values = joined.detach().numpy()
+        # Backward asks for the operands only to hear of changes; it has their arrays.
+        ctx.save_for_backward(*operands)
+        ctx.rest = plan, controller, averaged, arrays, done, factors, values  # type: ignore[attr-defined]
+        return torch.from_numpy(values * factors)
 
     @staticmethod
     @once_differentiable
     @np.errstate(all="ignore")
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Compute all gradients."""
-        plan, controller, averaged, done, factors, joined = ctx.rest  # type: ignore[attr-defined]
-        _, operands, vectors = _split(plan, ctx.saved_tensors)  # type: ignore[attr-defined]
-        grad = _joined(plan, grad_outputs)
-        of_vectors = _parts(plan, grad * factors, vectors)
-        grad *= joined
+        ctx.saved_tensors  # type: ignore[attr-defined]  # noqa: B018
+        plan, controller, averaged, arrays, done, factors, values = ctx.rest  # type: ignore[attr-defined]
+        grad = grad_outputs[0].numpy()
         of_steps = np.zeros((controller.depth, controller.channels), grad.dtype)
-        _add_along(plan.runs, of_steps.reshape(-1), grad)
-        of_averaged, *of_operands = controller.backward_arrays(of_steps, done, averaged, *operands)
+        _add_along(plan.runs, of_steps.reshape(-1), grad * values)
+        of_averaged, *of_operands = controller.backward_arrays(of_steps, done, averaged, *arrays)
         of_weights = _spread(plan, of_averaged.reshape(-1))
-        return None, None, *of_weights, *map(torch.from_numpy, of_operands), *of_vectors
-
-
-def _split(
-    plan: ArrayPlan, tensors: Sequence[Tensor]
-) -> tuple[Sequence[Tensor], list[Array], Sequence[Tensor]]:
-    """Separate weights, operands (as arrays) and vectors."""
-    first, last = plan.reads, len(tensors) - len(plan.lengths)
-    operands = [tensor.detach().numpy() for tensor in tensors[first:last]]
-    return tensors[:first], operands, tensors[last:]
+        of_joined = torch.from_numpy(grad * factors)
+        return None, None, of_joined, *map(torch.from_numpy, of_operands), *of_weights
 
 
 def _average(plan: ArrayPlan, weights: Sequence[Tensor]) -> Array:
@@ -223,18 +211,3 @@ def _add_along(runs: Sequence[Run], steps: Array, values: Array) -> None:
         if start is not None:
             steps[start : start + length] += values[at : at + length]
         at += length
-
-
-def _joined(plan: ArrayPlan, vectors: Sequence[Tensor]) -> Array:
-    """Put the values of vectors one behind the other."""
-    flat = list(vectors) if plan.flat else [vector.reshape(-1) for vector in vectors]
-    joined: Array = torch.cat(flat).numpy()
-    return joined
-
-
-def _parts(plan: ArrayPlan, joined: Array, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Undo :func:`_joined`."""
-    parts: tuple[Tensor, ...] = torch.from_numpy(joined).split(plan.lengths)
-    if plan.flat:
-        return parts
-    return tuple(part.view(vector.shape) for part, vector in zip(parts, like, strict=True))

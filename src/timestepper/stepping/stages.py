@@ -40,11 +40,8 @@ class Stage:
         self.factors = [*self.matrices, *self.vectors]
         self.runs = merged([run for factor in self.vectors for run in factor.runs])
         self.lengths = [factor.channels for factor in self.vectors]
-        self.array_plan = ArrayPlan.of(
-            [weight_of(module) for module in self.read],
-            [factor.parameter for factor in self.vectors],
-            self.runs,
-        )
+        self.shapes = [factor.parameter.shape for factor in self.vectors]
+        self.array_plan = ArrayPlan.of([weight_of(module) for module in self.read], self.runs)
         self.places = [
             (factor, *_place(network, factor.owner)) for factor in self.factors if factor.owner
         ]
@@ -94,20 +91,25 @@ class Stage:
             folding is bit for bit exact.
         """
         vectors = [factor.parameter for factor in self.vectors]
-        if not self.matrices:
+        joined = torch.cat([vector.flatten() for vector in vectors]) if vectors else None
+        if joined is not None and not self.matrices:
             weights = [weight_of(module) for module in self.read]
-            computed = array_products(self.array_plan, self.controller, weights, vectors)
-            if computed is not None:
-                return computed
+            scaled = array_products(self.array_plan, self.controller, weights, joined)
+            if scaled is not None:
+                return self._apart(scaled)
         steps = self.step_sizes()
         products = [factor.product(steps) for factor in self.matrices]
-        if vectors:
-            joined = torch.cat([vector.reshape(-1) for vector in vectors])
-            pieces = (joined * along(self.runs, steps)).split(self.lengths)
-            products += [
-                piece.view(vector.shape) for piece, vector in zip(pieces, vectors, strict=True)
-            ]
+        if joined is not None:
+            products += self._apart(joined * along(self.runs, steps))
         return products
+
+    def _apart(self, joined: Tensor) -> list[Tensor]:
+        """Give each vector its part of the values of all."""
+        pieces = joined.split(self.lengths)
+        return [
+            piece if len(shape) == 1 else piece.view(shape)
+            for piece, shape in zip(pieces, self.shapes, strict=True)
+        ]
 
     def prepare(self) -> None:
         """Compute what this pass runs with."""
