@@ -27,8 +27,10 @@ def provenance(device: torch.device | None = None, *, command: str | None = None
         device: where it runs; without one, the CPU.
         command: what a reader would type; by default the running script with its arguments.
     """
+    instructions = torch.backends.cpu.get_cpu_capability()
     hardware = (
-        f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads"
+        f"{os.cpu_count()} CPU cores ({platform.machine()}, {instructions}), "
+        f"{torch.get_num_threads()} threads"
     )
     if device is not None and device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)}, {hardware}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from timestepper.training.configuration import Configuration
 from timestepper.training.memory import keep_memory
 from timestepper.training.sync_batch_norm import synchronise_batch_norms
 
+log = logging.getLogger(__name__)
+
 
 def build_fabric(configuration: Configuration) -> Fabric:
     """Set up device, memory, precision and processes; those of torchrun, or else a single one.
@@ -37,6 +41,8 @@ def build_fabric(configuration: Configuration) -> Fabric:
         )
     if world > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         _meet_again(configuration)
+    # Or it would say which precision it was given.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         fabric = Fabric(
             accelerator=configuration.accelerator,
@@ -53,7 +59,19 @@ def build_fabric(configuration: Configuration) -> Fabric:
         ) from error
     if fabric.device.type == "cpu":
         keep_memory()
+        if configuration.precision == "bf16-mixed":
+            _warn_of_slow_bfloat16()
     return fabric
+
+
+@cache
+def _warn_of_slow_bfloat16() -> None:
+    """Say once where torch only imitates products in bfloat16, which takes it ten times as long."""
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.warning(
+            "this CPU has no instructions for precision bf16-mixed, which takes many times as long "
+            "as 32-true here"
+        )
 
 
 def _meet_again(configuration: Configuration) -> None:
