@@ -25,9 +25,13 @@ def finished(capsys):
     return capsys.readouterr().out
 
 
-def test_installed_command_has_a_version():
-    command = Path(sys.executable).with_name("timestepper")
-    shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    "command",
+    [[Path(sys.executable).with_name("timestepper")], [sys.executable, "-m", "timestepper"]],
+    ids=["installed", "as a module"],
+)
+def test_command_has_a_version(command):
+    shown = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == f"timestepper {timestepper.__version__}"
 
 
