@@ -43,10 +43,19 @@ def test_ranks_share_each_global_batch(count, world_size, even):
             assert together == order[one]
     if even:
         assert len({tuple(s.stop - s.start for s in rank) for rank in ranks}) == 1
-        assert count - len(seen) < world_size
+        full, rest = divmod(count, batch * world_size)
+        single = full > 0 and rest // world_size == 1
+        assert count - len(seen) == (rest if single else rest % world_size)
         assert len(set(seen)) == len(seen)
     else:
         assert seen == order
+
+
+def test_last_batch_of_one_image():
+    assert [s.stop - s.start for s in shares(9, 4, 0, 1, even=True, drop_last=False)] == [4, 4]
+    assert [s.stop - s.start for s in shares(9, 4, 0, 1, even=False, drop_last=False)] == [4, 4, 1]
+    assert [s.stop - s.start for s in shares(3, 1, 0, 1, even=True, drop_last=False)] == [1, 1, 1]
+    assert [s.stop - s.start for s in shares(1, 4, 0, 1, even=True, drop_last=False)] == [1]
 
 
 def test_drop_last():

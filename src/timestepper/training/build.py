@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from functools import cache
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -138,18 +139,33 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
         FoldError: step sizes can't be folded into a branch.
     """
     network = build_plain_network(configuration, images)
+    example = torch.zeros(1, images.channels, *images.image_size)
+    if configuration.batch_size == 1:
+        _require_more_than_one_value(network, example)
     if configuration.sync_batch_norm and distributed.is_initialized():
         network = synchronise_batch_norms(network)
     if configuration.stepping.controller != "none":
         attach(
             network,
             configuration.stepping.controller,
-            example_input=torch.zeros(1, images.channels, *images.image_size),
+            example_input=example,
             reduction=configuration.stepping.reduction,
         )
     if configuration.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def _require_more_than_one_value(network: nn.Module, image: Tensor) -> None:
+    """Make sure that a single image leaves batch norms something to normalise by."""
+    try:
+        with torch.no_grad():
+            copy.deepcopy(network).train()(image)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"batch_size is 1, too small for a network that has a single value per channel left of "
+            f"an image of {image.shape[2]}x{image.shape[3]}; make it at least 2"
+        ) from error
 
 
 def build_module(configuration: Configuration, network: nn.Module, device: torch.device) -> Any:
