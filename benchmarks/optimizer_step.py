@@ -21,8 +21,8 @@ from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.speed.alternating import alternate
-from timestepper.training.channels_last_sgd import ChannelsLastSGD
 from timestepper.training.memory import keep_memory
+from timestepper.training.optimizer import ChannelsLastSGD
 
 NETWORKS = ("cifar_resnet56", "torchvision/resnet18", "torchvision/resnet50")
 COLUMNS = (

@@ -12,13 +12,9 @@ from torch import nn
 from timestepper.data import DataSet
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.runner import cores, threads_for
-from timestepper.training.build import (
-    build_data,
-    build_fabric,
-    build_network,
-    build_optimizer,
-)
+from timestepper.training.build import build_data, build_fabric, build_network
 from timestepper.training.configuration import Configuration
+from timestepper.training.optimizer import build_optimizer
 
 FORWARD_SHARE = 1 / 3
 """What evaluating an image costs, of training on it: a backward pass is about two forward ones."""

@@ -19,7 +19,6 @@ from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError
 from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stepping import attach
-from timestepper.training.channels_last_sgd import ChannelsLastSGD
 from timestepper.training.configuration import Configuration
 from timestepper.training.memory import keep_memory
 from timestepper.training.sync_batch_norm import synchronise_batch_norms
@@ -195,18 +194,3 @@ def build_penalty(
         return None
     example = next(network.parameters()).new_zeros(1, images.channels, *images.image_size)
     return StabilityPenalty(network, example, kind)
-
-
-def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.optim.SGD:
-    """Build the optimizer over all parameters of a network on its device, controllers included."""
-    settings = configuration.optimizer
-    on_cpu = next(network.parameters()).is_cpu
-    kind = ChannelsLastSGD if configuration.channels_last and on_cpu else torch.optim.SGD
-    return kind(
-        network.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )

@@ -21,7 +21,6 @@ from timestepper.training.build import (
     build_fabric,
     build_module,
     build_network,
-    build_optimizer,
     build_penalty,
 )
 from timestepper.training.compatibility import ADDED, require_same_settings, require_whole
@@ -33,6 +32,7 @@ from timestepper.training.explanations import explanation_columns, from_state, t
 from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
 from timestepper.training.not_finite import Guard, stopped
+from timestepper.training.optimizer import build_optimizer, load_optimizer
 from timestepper.training.progress import TrainingProgress, last_line
 from timestepper.training.results import write_histories, write_report, write_results
 from timestepper.training.run import History, Run
@@ -372,7 +372,7 @@ class Trainer:
         require_whole(state, self.state_dict(), list(self.network.parameters()), self.run)
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.meter.load_state_dict(state["meter"])
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.skipped = state["skipped"] or 0

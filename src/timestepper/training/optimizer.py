@@ -1,14 +1,44 @@
-"""SGD for networks in channels_last on the CPU."""
+"""The optimizer: SGD, in any memory format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from timestepper.training.configuration import Configuration
+
 SETTINGS = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
+
+
+def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.optim.SGD:
+    """Build the optimizer over all parameters of a network on its device, controllers included."""
+    settings = configuration.optimizer
+    on_cpu = next(network.parameters()).is_cpu
+    kind = ChannelsLastSGD if configuration.channels_last and on_cpu else torch.optim.SGD
+    return kind(
+        network.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a checkpoint's state, and give it the memory format that the weights have now.
+
+    Torch's fused steps (2.14) take weight and momentum as they lie in memory: where the formats
+    differ, each weight would get another one's momentum.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, kept in optimizer.state.items():
+        if kept.get("momentum_buffer") is not None:
+            kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
 
 
 class ChannelsLastSGD(torch.optim.SGD):
