@@ -85,6 +85,54 @@ def test_networks_against_the_general_way(home_made, images, taken, monkeypatch,
     assert_same(found, results(network, images))
 
 
+@pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
+@pytest.mark.parametrize("way", ["arrays", "general"])
+def test_second_derivatives(home_made, images, taken, monkeypatch, controller, way):
+    if way == "general":
+        monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
+    network = timestepper.attach(home_made.double(), controller).eval()
+    parameters = list(network.parameters())
+    torch.manual_seed(1)
+    direction = [torch.randn_like(parameter) for parameter in parameters]
+
+    def gradients(create_graph):
+        loss = network(images.double()).square().mean()
+        return torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True)
+
+    first = gradients(create_graph=True)
+    known = [place for place, grad in enumerate(first) if grad is not None]
+    along = sum((first[place] * direction[place]).sum() for place in known)
+    found = torch.autograd.grad(along, [parameters[p] for p in known])
+    shifted = []
+    for length in (1e-7, -1e-7):
+        with torch.no_grad():
+            for parameter, one in zip(parameters, direction, strict=True):
+                parameter.add_(length * one)
+        shifted.append(gradients(create_graph=False))
+        with torch.no_grad():
+            for parameter, one in zip(parameters, direction, strict=True):
+                parameter.sub_(length * one)
+    for place, second in zip(known, found, strict=True):
+        expected = (shifted[0][place] - shifted[1][place]) / 2e-7
+        torch.testing.assert_close(second, expected, rtol=1e-5, atol=1e-7)
+    assert taken == ([True] * 3 if way == "arrays" else [])
+
+
+def test_gradients_use_what_saved_tensors_unpack_to(home_made, images, taken):
+    network = timestepper.attach(home_made.double())
+    expected = results(network, images.double())
+    network.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept):
+        loss = network(images.double()).square().sum()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(2)
+    loss.backward()
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    assert_same(found, {name: expected[name] for name in found})
+    assert taken == [True, True]
+
+
 def test_scales_of_other_shapes_and_runs_of_ones(taken, monkeypatch):
     torch.manual_seed(0)
     network = timestepper.attach(create("cifar_densenet40_k12").double())

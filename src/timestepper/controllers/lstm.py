@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import lstm_arrays
 from timestepper.controllers.arrays import Array, ArrayController
-from timestepper.controllers.lstm_steps import LSTMSteps
+from timestepper.controllers.lstm_steps import LSTMSteps, composed
 from timestepper.controllers.standardise import (
     standardised,
     standardised_arrays,
@@ -55,6 +56,8 @@ class LSTMController(ArrayController):
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
         if self.standardise:
             averaged = standardised(averaged)
+        if torch._C._are_functorch_transforms_active():
+            return composed(averaged, *self.operands())
         steps: Tensor = LSTMSteps.apply(averaged, *self.operands())
         return steps
 

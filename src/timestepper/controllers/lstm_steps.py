@@ -8,6 +8,7 @@ single node.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 
 def recurrence(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,6 +85,43 @@ def recurrence_backward(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells:
     return torch.stack(grads[::-1])
 
 
+def composed(averaged: Tensor, *operands: Tensor) -> Tensor:
+    """Compute the same as :class:`LSTMSteps` in operations that have derivatives of any order.
+
+    Args:
+        averaged: w̄, ``(depth, features)``.
+        *operands: the other arguments of :class:`LSTMSteps`.
+    """
+    weight_in, bias_in, weight_gates, bias_gates, weight_out, bias_out = operands
+    hidden = len(bias_in)
+    x = torch.addmm(bias_in, averaged, weight_in.t()).relu()
+    from_inputs = torch.addmm(bias_gates, x, weight_gates[:, :hidden].t())
+    h, _, _ = recurrence(from_inputs, weight_gates[:, hidden:])
+    return torch.addmm(bias_out, h, weight_out.t()).sigmoid()
+
+
+def second_gradients(
+    compute: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients that have gradients themselves.
+
+    Args:
+        compute: the function of the inputs, in torch's own operations.
+        inputs: its inputs.
+        grad_output: of what it returns.
+
+    Returns:
+        The gradient of each input, None for those that need none.
+    """
+    device = grad_output.device.type
+    low_precision = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if low_precision else nullcontext():
+        output = compute(*inputs)
+    wanted = [one for one in inputs if one.requires_grad]
+    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+    return tuple(next(grads) if one.requires_grad else None for one in inputs)
+
+
 def _fits_a_kernel(tensor: Tensor) -> bool:
     return (
         tensor.is_cuda
@@ -139,32 +177,30 @@ class LSTMSteps(torch.autograd.Function):
         run = _in_one_kernel().recurrence if _fits_a_kernel(from_inputs) else recurrence
         h, gates, cells = run(from_inputs, weight_gates[:, hidden:])
         steps = torch.addmm(bias_out, h, weight_out.t()).sigmoid_()
-        ctx.save_for_backward(
-            averaged,
-            weight_in,
-            weight_gates,
-            weight_out,
-            x,
-            gates,
-            cells,
-            h,
-            steps,
-        )
+        operands = weight_in, bias_in, weight_gates, bias_gates, weight_out, bias_out
+        ctx.save_for_backward(averaged, *operands, x, gates, cells, h, steps)
         return steps
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Go back through the blocks, from the last to the first."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            inputs = ctx.saved_tensors[:7]  # type: ignore[attr-defined]
+            return second_gradients(composed, inputs, grad_outputs[0])
         device = grad_outputs[0].device.type
         low_precision = torch.amp.is_autocast_available(device)
         # Compiled, this would run under the autocast of the forward pass.
-        with torch.autocast(device, enabled=False) if low_precision else nullcontext():
+        with (
+            torch.no_grad(),
+            torch.autocast(device, enabled=False) if low_precision else nullcontext(),
+        ):
             return _gradients(ctx, grad_outputs[0])
 
 
 def _gradients(ctx: FunctionCtx, grad_steps: Tensor) -> tuple[Tensor | None, ...]:
-    averaged, weight_in, weight_gates, weight_out, x, gates, cells, h, steps = ctx.saved_tensors  # type: ignore[attr-defined]
+    averaged, weight_in, _, weight_gates, _, weight_out, _, x, gates, cells, h, steps = (
+        ctx.saved_tensors  # type: ignore[attr-defined]
+    )
     hidden = h.shape[1]
     grad_out = grad_steps * (steps * (1 - steps))
     run = recurrence_backward

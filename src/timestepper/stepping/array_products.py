@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.controllers.arrays import Array, ArrayController
-from timestepper.stepping.factors import Run
+from timestepper.controllers.lstm_steps import second_gradients
+from timestepper.stepping.branches import average_weights
+from timestepper.stepping.factors import Run, along
 
 PLAIN = (Tensor, nn.Parameter)
 PRECISIONS = (torch.float32, torch.float64)
@@ -49,11 +52,13 @@ class ArrayPlan:
 
     Attributes:
         runs: what the vectors' values are multiplied by, one vector after the other.
-        alike: the weights that are read.
+        shapes: of the weights that are read.
+        alike: the same weights.
         inverses: for each number in the averaged weights, one over how many were added for it.
     """
 
     runs: tuple[Run, ...]
+    shapes: list[torch.Size]
     alike: list[Alike]
     inverses: Array
 
@@ -66,14 +71,12 @@ class ArrayPlan:
             alike.append(Alike(shape, count, count * shape.numel() // shape[1]))
         return cls(
             runs=tuple(runs),
+            shapes=[weight.shape for weight in weights],
             alike=alike,
-            inverses=np.concatenate([np.full(same.averages, 1 / same.shape[1]) for same in alike]),
+            inverses=np.repeat(
+                [1 / same.shape[1] for same in alike], np.array([s.averages for s in alike], int)
+            ),
         )
-
-    @property
-    def reads(self) -> int:
-        """How many weights are read."""
-        return sum(same.count for same in self.alike)
 
 
 def array_products(
@@ -90,7 +93,8 @@ def array_products(
     Returns:
         The products, likewise; None where numpy can't compute them, or not as fast: the
         controller has no such code, runs hooks or is large; not all tensors are plain ones on the
-        CPU, float32 or float64; or operations are being traced or transformed.
+        CPU, float32 or float64, or a weight has another shape now; or operations are being traced
+        or transformed.
     """
     if (
         not _written_in_arrays(controller)
@@ -103,6 +107,7 @@ def array_products(
     dtype = joined.dtype
     if (
         dtype not in PRECISIONS
+        or [weight.shape for weight in weights] != plan.shapes
         or sum(operand.numel() for operand in operands) > LARGEST
         or not all(
             type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype
@@ -121,6 +126,7 @@ def _written_in_arrays(controller: nn.Module) -> TypeGuard[ArrayController]:
         isinstance(controller, ArrayController)
         and "forward" in defined
         and "forward_arrays" in defined
+        and "forward" not in controller.__dict__
         and not controller._forward_hooks
         and not controller._forward_pre_hooks
         and not controller._backward_hooks
@@ -140,31 +146,53 @@ class _ArrayProducts(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         """Compute the products; tensors are the controller's operands and the weights."""
-        operands, weights = tensors[: -plan.reads], tensors[-plan.reads :]
+        operands, weights = _split(plan, tensors)
         averaged = _average(plan, weights).reshape(controller.depth, -1)
-        arrays = [operand.detach().numpy() for operand in operands]
-        steps, done = controller.forward_arrays(averaged, *arrays)
+        steps, done = controller.forward_arrays(averaged, *map(_array, operands))
         factors = _along(plan.runs, steps.reshape(-1))
-        values = joined.detach().numpy()
-        # Backward asks for the operands only to hear of changes; it has their arrays.
-        ctx.save_for_backward(*operands)
-        ctx.rest = plan, controller, averaged, arrays, done, factors, values  # type: ignore[attr-defined]
-        return torch.from_numpy(values * factors)
+        ctx.save_for_backward(joined, *tensors)
+        ctx.rest = plan, controller, averaged, done, factors  # type: ignore[attr-defined]
+        return torch.from_numpy(_array(joined) * factors)
 
     @staticmethod
-    @once_differentiable
     @np.errstate(all="ignore")
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Compute all gradients."""
-        ctx.saved_tensors  # type: ignore[attr-defined]  # noqa: B018
-        plan, controller, averaged, arrays, done, factors, values = ctx.rest  # type: ignore[attr-defined]
+        plan, controller, averaged, done, factors = ctx.rest  # type: ignore[attr-defined]
+        joined, *tensors = ctx.saved_tensors  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():
+            compute = partial(_composed, plan, controller)
+            return None, None, *second_gradients(compute, [joined, *tensors], grad_outputs[0])
+        operands, _ = _split(plan, tensors)
         grad = grad_outputs[0].numpy()
         of_steps = np.zeros((controller.depth, controller.channels), grad.dtype)
-        _add_along(plan.runs, of_steps.reshape(-1), grad * values)
-        of_averaged, *of_operands = controller.backward_arrays(of_steps, done, averaged, *arrays)
+        _add_along(plan.runs, of_steps.reshape(-1), grad * _array(joined))
+        of_averaged, *of_operands = controller.backward_arrays(
+            of_steps, done, averaged, *map(_array, operands)
+        )
         of_weights = _spread(plan, of_averaged.reshape(-1))
         of_joined = torch.from_numpy(grad * factors)
         return None, None, of_joined, *map(torch.from_numpy, of_operands), *of_weights
+
+
+def _composed(
+    plan: ArrayPlan, controller: ArrayController, joined: Tensor, *tensors: Tensor
+) -> Tensor:
+    """Compute the same in torch's operations, which have derivatives of any order."""
+    _, weights = _split(plan, tensors)
+    averaged = average_weights(len(weights) // controller.depth, weights)
+    return joined * along(plan.runs, controller(averaged))
+
+
+def _split(plan: ArrayPlan, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Separate the controller's operands from the weights."""
+    first = len(tensors) - len(plan.shapes)
+    return tensors[:first], tensors[first:]
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().numpy()
+    return array
 
 
 def _average(plan: ArrayPlan, weights: Sequence[Tensor]) -> Array:
