@@ -45,8 +45,12 @@ def get_factory(controller: str | float | ControllerFactory) -> ControllerFactor
                 f"{did_you_mean(controller, CONTROLLERS)} "
                 f"(known: {', '.join(CONTROLLERS)}, or a number for a fixed step size)"
             ) from None
-    else:
+    elif isinstance(controller, int | float):
         step_size = float(controller)
+    else:
+        raise ConfigurationError(
+            f"a controller is a name, a number or a factory, not {type(controller).__name__}"
+        )
     return partial(FixedController, step_size=step_size)
 
 

@@ -60,8 +60,9 @@ class _Stepped:
         self.created.append((network, options))
         return network
 
-    def create_optimizer(self, trained: Any, *arguments: Any, **options: Any) -> Any:
+    def create_optimizer(self, model_or_params: Any, *arguments: Any, **options: Any) -> Any:
         """Attach, then build the optimizer, which thereby has the controllers' parameters."""
+        trained = model_or_params  # timm's name: scripts may say it.
         inside = set(trained.modules()) if isinstance(trained, nn.Module) else set()
         candidates = [pair for pair in self.created if pair[0] in inside]
         if not candidates:

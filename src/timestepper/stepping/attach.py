@@ -74,9 +74,10 @@ def attach(
     if hasattr(network, "time_stepping"):
         raise AttachedError("the network has step sizes already: fold it before attaching again")
     factory = get_factory(controller)
-    if reduction is not None and reduction < 1:
-        raise NoBranchError(f"reduction must be at least 1, not {reduction}")
+    if reduction is not None and (not isinstance(reduction, int) or reduction < 1):
+        raise NoBranchError(f"reduction must be a whole number of at least 1, not {reduction}")
     check_network(network)
+    _refuse_attached(network)
     found = list(find_branches(network, example_input) if branches is None else branches)
     if not found:
         raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
@@ -103,7 +104,7 @@ def attach(
     if preserve:
         try:
             _divide_by_step_sizes(stepping)
-        except StateError:
+        except BaseException:
             _take_away(network)
             raise
     return network
@@ -116,16 +117,42 @@ def _refuse_namesakes(names: list[str], what: str) -> None:
 
 
 def _refuse_sharing(stepping: TimeStepping) -> None:
-    users: dict[str, str] = {}
+    """Make sure that each parameter holds step sizes once.
+
+    Raises:
+        FoldError: two of them are one.
+    """
+    users: dict[int, tuple[str, str]] = {}
     for stage in stepping.stages:
         for factor in stage.factors:
             name = f"{factor.owner}.{factor.name}"
-            if name in users:
+            other, before = users.setdefault(id(factor.parameter), (name, stage.name))
+            if (other, before) == (name, stage.name):
+                continue
+            if other != name:
                 raise FoldError(
-                    f"step sizes of stage {stage.name!r} and of stage {users[name]!r} would go "
-                    f"into {name}: it can hold those of one stage only, in one way"
+                    f"{other} and {name} are one parameter, which can hold the step sizes of one "
+                    "branch only: give each its own, or name one of their branches"
                 )
-            users[name] = stage.name
+            raise FoldError(
+                f"step sizes of stage {stage.name!r} and of stage {before!r} would go into {name}: "
+                "it can hold those of one stage only, in one way"
+            )
+
+
+def _refuse_attached(network: nn.Module) -> None:
+    """Make sure that no part of a network has step sizes already.
+
+    Raises:
+        AttachedError: one has.
+    """
+    for name, module in network.named_modules():
+        if any(isinstance(hook, HOOKS) for hook in module._forward_pre_hooks.values()):
+            where = f"its part {name}" if name else "the network"
+            raise AttachedError(
+                f"{where} has step sizes already: fold before attaching again, or attach once, to "
+                "the whole"
+            )
 
 
 def _make_controller(
@@ -196,11 +223,14 @@ def stepping_of(network: nn.Module) -> TimeStepping:
     """Return what was attached to a network.
 
     Raises:
-        AttachedError: nothing was.
+        AttachedError: nothing was, or something that has step sizes was replaced.
     """
     stepping = getattr(network, "time_stepping", None)
     if not isinstance(stepping, TimeStepping):
         raise AttachedError("the network has no step sizes: call timestepper.attach(network) first")
+    stepping.require_own_controllers()
+    for stage in stepping.stages:
+        stage.require_inside(network)
     return stepping
 
 
@@ -250,8 +280,10 @@ def fold(network: nn.Module) -> nn.Module:
 
     Raises:
         AttachedError: the network is not attached.
+        FoldError: two parameters that hold step sizes have become one.
     """
     stepping = stepping_of(network)
+    _refuse_sharing(stepping)
     # All products come first: a controller may read a weight that another stage scales.
     computed = [stage.compute_products() for stage in stepping.stages]
     for stage, products in zip(stepping.stages, computed, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from timestepper.errors import FoldError, NoBranchError
+from timestepper.errors import AttachedError, FoldError, NoBranchError
 from timestepper.stepping.branches import READABLE, Branch, get_module
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -58,9 +58,17 @@ class Factor:
 
     @property
     def parameter(self) -> Tensor:
-        """The registered parameter, even while its product covers it."""
-        parameter = self.module._parameters[self.name]
-        assert parameter is not None
+        """The registered parameter, even while its product covers it.
+
+        Raises:
+            AttachedError: it is none any more.
+        """
+        parameter = self.module._parameters.get(self.name)
+        if parameter is None:
+            raise AttachedError(
+                f"{self.owner}.{self.name} is no parameter any more (pruned or normalised after "
+                "attaching, say): fold first, or do so before attaching"
+            )
         return parameter
 
     @property
@@ -104,7 +112,8 @@ class Factor:
             steps: all step sizes of the stage, ``(depth, channels)``.
         """
         spread = self.spread(along(self.runs, steps))
-        return self.parameter / spread if self.divided else self.parameter * spread
+        product = self.parameter / spread if self.divided else self.parameter * spread
+        return product.to(self.parameter.dtype)
 
     def inverse(self, product: Tensor, steps: Tensor) -> Tensor:
         """Compute the parameter that has a given product."""

@@ -53,6 +53,8 @@ def as_its_module_does(operation: Operation, module: nn.Module) -> bool:
     matrix = operation.call.args[-1]
     weight = module.weight
     assert isinstance(weight, Tensor)
+    if weight.ndim != 2:  # A 1×1 convolution's, say.
+        return False
     transposed = weight.t()
     return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
 

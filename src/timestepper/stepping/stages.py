@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import ref
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import Controller
-from timestepper.errors import AttachedError
+from timestepper.errors import AttachedError, ConfigurationError
 from timestepper.stepping.array_products import ArrayPlan, array_products
 from timestepper.stepping.branches import Branch, average_weights, weight_of
-from timestepper.stepping.factors import along, factors_of, merged
+from timestepper.stepping.factors import along, channels_of, factors_of, merged
 
 
 class Stage:
@@ -39,12 +39,16 @@ class Stage:
         self.vectors = [factor for factor in factors if factor.is_vector]
         self.factors = [*self.matrices, *self.vectors]
         self.runs = merged([run for factor in self.vectors for run in factor.runs])
-        self.lengths = [factor.channels for factor in self.vectors]
-        self.shapes = [factor.parameter.shape for factor in self.vectors]
+        self.channels = channels_of(network, self.branches[0])
         self.array_plan = ArrayPlan.of([weight_of(module) for module in self.read], self.runs)
-        self.places = [
-            (factor, *_place(network, factor.owner)) for factor in self.factors if factor.owner
-        ]
+        reads = dict.fromkeys(name for branch in self.branches for name in branch.weights)
+        named = {name: network.get_submodule(name) for name in reads}
+        self.registered = {
+            n: m for n, m in named.items() if m._parameters.get("weight") is not None
+        }
+        named |= {factor.owner: factor.module for factor in self.factors if factor.owner}
+        self.places = [(name, module, *_place(network, name)) for name, module in named.items()]
+        self.users = {factor.inside for factor in self.factors}
         self.forget()
 
     def forget(self) -> None:
@@ -74,12 +78,28 @@ class Stage:
         if isinstance(self.controller, Controller) and not self.controller.reads_weights:
             return self.factors[0].parameter.new_empty((len(self.branches), 0))
         weights = [weight_of(module) for module in self.read]
-        return average_weights(len(self.branches[0].weights), weights)
+        averaged = average_weights(len(self.branches[0].weights), weights)
+        if (
+            isinstance(self.controller, Controller)
+            and averaged.shape[1] != self.controller.features
+        ):
+            raise ConfigurationError(
+                f"the controller of stage {self.name!r} reads {self.controller.features} averages, "
+                f"not {averaged.shape[1]}: change the shapes of weights before attaching"
+            )
+        return averaged
 
     def step_sizes(self) -> Tensor:
         """Compute Δt of all branches, ``(depth, channels)``, in the controller's own precision."""
         with self.own_precision():
-            result: Tensor = self.controller(self.averaged())
+            averaged = self.averaged()
+            own = next(self.controller.parameters(), averaged).dtype
+            result: Tensor = self.controller(averaged.to(own))
+        if result.shape != (len(self.branches), self.channels):
+            raise ConfigurationError(
+                f"the controller of stage {self.name!r} gives step sizes of shape "
+                f"{tuple(result.shape)}, not (depth, channels): {len(self.branches), self.channels}"
+            )
         return result
 
     def compute_products(self) -> list[Tensor]:
@@ -96,31 +116,51 @@ class Stage:
             weights = [weight_of(module) for module in self.read]
             scaled = array_products(self.array_plan, self.controller, weights, joined)
             if scaled is not None:
-                return self._apart(scaled)
+                return _apart(scaled, vectors)
         steps = self.step_sizes()
         products = [factor.product(steps) for factor in self.matrices]
         if joined is not None:
-            products += self._apart(joined * along(self.runs, steps))
+            products += _apart(joined * along(self.runs, steps), vectors)
         return products
-
-    def _apart(self, joined: Tensor) -> list[Tensor]:
-        """Give each vector its part of the values of all."""
-        pieces = joined.split(self.lengths)
-        return [
-            piece if len(shape) == 1 else piece.view(shape)
-            for piece, shape in zip(pieces, self.shapes, strict=True)
-        ]
 
     def prepare(self) -> None:
         """Compute what this pass runs with."""
         self.forget()
-        for factor, parent, child in self.places:
-            if parent._modules.get(child) is not factor.module:
-                raise AttachedError(
-                    f"{factor.owner} was replaced after attaching (by a SyncBatchNorm "
-                    "conversion, say): fold first or replace modules before attaching"
-                )
+        self._require_places()
         self.products = self.compute_products()
+
+    def _require_places(self) -> None:
+        """Make sure that what is read and scaled is where it was, as far as can be told quickly.
+
+        Raises:
+            AttachedError: a module was replaced, or its weight is no parameter any more.
+        """
+        for name, module, parent, child in self.places:
+            if parent._modules.get(child) is not module:
+                raise AttachedError(
+                    f"{name} was replaced after attaching (by a SyncBatchNorm conversion, say): "
+                    "fold first or replace modules before attaching"
+                )
+        for name, module in self.registered.items():
+            if module._parameters.get("weight") is None and not hasattr(module, "parametrizations"):
+                raise AttachedError(
+                    f"the weight of {name} is no parameter any more (pruned after attaching, "
+                    "say): fold first, or prune before attaching"
+                )
+
+    def require_inside(self, network: nn.Module) -> None:
+        """Make sure that all that is read and scaled is still part of the network.
+
+        Raises:
+            AttachedError: it is not.
+        """
+        inside = set(network.modules())
+        for name, module, _, _ in self.places:
+            if module not in inside:
+                raise AttachedError(
+                    f"{name} is no part of the network any more: fold before replacing a block, or "
+                    "replace it before attaching"
+                )
 
     def state_key(self) -> Any:
         """Identify the values that step sizes depend on, and how they are recorded."""
@@ -175,8 +215,19 @@ class Stage:
                 product.register_hook(end)
 
 
+def _apart(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Give each vector its part of the values of all, in its own shape and precision."""
+    pieces = joined.split([vector.numel() for vector in like])
+    return [
+        (piece if vector.ndim == 1 else piece.view(vector.shape)).to(vector.dtype)
+        for piece, vector in zip(pieces, like, strict=True)
+    ]
+
+
 def _saving_as_usual() -> Any:
     """Keep checkpointing from counting, among a part's saved tensors, those of step sizes."""
+    if torch._C._are_functorch_transforms_active():  # They take no hooks, nor checkpoints.
+        return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
@@ -214,6 +265,19 @@ class TimeStepping(nn.ModuleDict):
         ]
         self.inside_forward = False
 
+    def require_own_controllers(self) -> None:
+        """Make sure that the controllers are those of attaching.
+
+        Raises:
+            AttachedError: one was replaced.
+        """
+        for stage, controller in zip(self.stages, self._modules.values(), strict=False):
+            if controller is not stage.controller:
+                raise AttachedError(
+                    f"the controller of stage {stage.name!r} was replaced after attaching: fold, "
+                    "then attach again with controllers of your own"
+                )
+
     def forward(self, inputs: Any) -> Any:
         """Return the inputs: in a Sequential network this is called as the last child."""
         return inputs
@@ -237,7 +301,13 @@ class StartPass:
                 "nn.DataParallel runs copies that step sizes do not reach: use "
                 "DistributedDataParallel"
             )
-        stepping: TimeStepping = network.time_stepping  # type: ignore[assignment]
+        stepping = network.time_stepping
+        if not isinstance(stepping, TimeStepping):
+            raise AttachedError(
+                "time_stepping, the network's last child, was replaced: fold before adding to a "
+                "Sequential network's end"
+            )
+        stepping.require_own_controllers()
         for stage in stepping.stages:
             stage.prepare()
         stepping.inside_forward = True
@@ -247,8 +317,21 @@ class EndPass:
     """Hook after the network's forward, also where it failed."""
 
     def __call__(self, network: nn.Module, inputs: Any, output: Any) -> None:
-        """From here on, calls of parts of the network have to look after themselves."""
-        network.time_stepping.inside_forward = False  # type: ignore[union-attr]
+        """From here on, calls of parts of the network have to look after themselves.
+
+        Raises:
+            AttachedError: step sizes were not used, because a block was replaced.
+        """
+        stepping = network.time_stepping
+        if not isinstance(stepping, TimeStepping):
+            return  # StartPass has said so.
+        stepping.inside_forward = False
+        if output is None or torch.compiler.is_compiling():
+            return
+        for stage in stepping.stages:
+            # A network may leave branches out (stochastic depth).
+            if not stage.used >= stage.users:
+                stage.require_inside(network)
 
 
 class EnterBranchEnd:
