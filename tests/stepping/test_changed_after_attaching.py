@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import timestepper
-from timestepper.errors import AttachedError, ConfigurationError, FoldError
+from timestepper.errors import AttachedError, ConfigurationError, FoldError, StateError
 from timestepper.networks import BasicBlock, create
 
 
@@ -169,6 +169,23 @@ def test_step_sizes_of_another_shape():
     network = timestepper.attach(create("cifar_resnet20"), Turned)
     with pytest.raises(ConfigurationError, match=r"'layer1' gives step sizes of shape \(16, 3\)"):
         network(torch.randn(2, 3, 8, 8))
+
+
+def test_preserve_needs_positive_step_sizes():
+    class Zero(nn.Module):
+        def __init__(self, depth, features, channels, hidden):
+            super().__init__()
+            self.steps = nn.Parameter(torch.zeros(depth, channels))
+
+        def forward(self, averaged):
+            return self.steps
+
+    network = create("cifar_resnet8")
+    state = copy.deepcopy(network.state_dict())
+    with pytest.raises(StateError, match="'layer1' has some that are not positive"):
+        timestepper.attach(network, Zero, preserve=True)
+    assert network.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,12 @@ def _divide_by_step_sizes(stepping: TimeStepping) -> None:
     stages = stepping.stages
     originals = [[factor.parameter.clone() for factor in stage.factors] for stage in stages]
     steps = [stage.step_sizes() for stage in stages]
+    for stage, step in zip(stages, steps, strict=True):
+        if not (step > 0).all():
+            raise StateError(
+                f"preserve=True divides by step sizes, but stage {stage.name!r} has some that are "
+                "not positive; attach without it"
+            )
     for _ in range(PRESERVE_ROUNDS):
         for stage, of_stage, step in zip(stages, originals, steps, strict=True):
             for factor, original in zip(stage.factors, of_stage, strict=True):
