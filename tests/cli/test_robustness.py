@@ -77,6 +77,13 @@ def test_noise_on_two_runs(runs, capsys):
         assert picture.text["Description"].startswith("command: timestepper robustness stepped")
 
 
+def test_levels_are_in_order_and_once(runs):
+    levels = ["--deviations", "1", "0", "0.5", "0.5", "--draws", "1", "--limit", "20"]
+    assert main(["robustness", "plain", *levels]) == 0
+    rows = read("plain/robustness/noise.csv")
+    assert [float(row["deviation"]) for row in rows] == [0, 0.5, 1]
+
+
 def test_several_threats_beside_what_is_there(runs, capsys):
     pytest.importorskip("art.attacks.evasion", exc_type=ImportError)
     Path("out").mkdir()
@@ -158,6 +165,7 @@ BAD = {
     ("--threat", "corruptions", "--corruptions", "frog"): "did you mean 'fog' or 'frost'?",
     ("--deviations", "-1"): "deviation -1 is no standard deviation; give 0 or more",
     ("--deviations", "much"): "'much' is not possible in deviations; give numbers such as 0.03",
+    ("--deviations", "1e400"): "'1e400' is not possible in deviations; give numbers such as",
     ("--draws", "0"): "draws is 0; it must be at least 1",
     ("--limit", "0"): "limit is 0; it must be at least 1",
     ("--seed", "-1"): "seed is -1; it must be from 0 to 2^63 - 1",

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from timestepper.cli import main
+from timestepper.cli import main, stability
+from timestepper.training.run import Run
+from timestepper.training.trained import load_trained
 
 TINY = ["--network.name", "cifar_resnet8", "--epochs", "1", "--accelerator", "cpu"]
 
@@ -48,18 +51,50 @@ def test_two_runs_side_by_side(runs, capsys):
     assert main(["stability", "run"]) == 2
     assert "run/stability exists already" in capsys.readouterr().err
     Path("run/stability/mine.png").write_bytes(b"")
-    Path("run").rename("_$a$[red]")  # names that mean something to what shows them
-    assert main(["stability", "_$a$[red]", "--force"]) == 0
-    assert "_$a$[red]: 2 images" in capsys.readouterr().out
-    assert "gradients-1.png" not in names("_$a$[red]/stability")
-    assert "mine.png" in names("_$a$[red]/stability")
-    Path("_$a$[red]").rename("run")
+    name = r"_$\b$[red]"  # It means something to what shows it.
+    Path("run").rename(name)
+    assert main(["stability", name, "--force"]) == 0
+    assert f"{name}: 2 images" in capsys.readouterr().out
+    assert "gradients-1.png" not in names(f"{name}/stability")
+    assert "mine.png" in names(f"{name}/stability")
+    Path(name).rename("run")
     assert main(["stability", "run/folded.safetensors", "--output", "folded"]) == 0
     folded = json.loads(Path("folded/stability.json").read_text())["run/folded.safetensors"]
     assert folded["worst"] == read["run"]["worst"]
     assert main(["stability", "run/checkpoints/last.pt", "--force"]) == 0
     read = json.loads(Path("run/stability/stability.json").read_text())
     assert read["run/checkpoints/last.pt"]["worst"] == folded["worst"]
+
+
+def test_checkpoints_from_their_own_folder(runs, monkeypatch):
+    monkeypatch.chdir("run/checkpoints")
+    assert main(["stability", "last.pt", "--images", "1", "--output", "here"]) == 0
+
+
+def test_images_of_folders_are_of_all_classes(make_folder, monkeypatch, capsys):
+    folder = make_folder("images", sizes=((16, 16),))
+    data = ["--data.name", "imagefolder", "--data.data_dir", str(folder), "--batch_size", "4"]
+    assert main(["train", *TINY, *data, "--folder", "photos"]) == 0
+    seen = []
+    measure = stability.measure_stability
+
+    def watched(network, images, **options):
+        seen.append(images)
+        return measure(network, images, **options)
+
+    monkeypatch.setattr(stability, "measure_stability", watched)
+    monkeypatch.setattr(stability, "FOLLOWED", 4)
+    assert main(["stability", "photos", "--images", "2"]) == 0
+    trained = load_trained(Run(Path("photos")))
+    images, labels = next(iter(trained.images.batches("test", 6, device=torch.device("cpu"))))
+    places = [next(n for n, one in enumerate(images) if torch.equal(one, s)) for s in seen[0]]
+    assert len(labels.unique()) == len(labels[places].unique()) == 2
+
+
+def test_what_can_not_be_measured_is_said_before_any_work(monkeypatch, capsys):
+    monkeypatch.setattr(stability, "measure_stability", None)
+    assert main(["stability", "cifar_resnet8", "--compare", "cifar_densenet10_k4"]) == 2
+    assert "Proposition 1 is about residual networks" in capsys.readouterr().err
 
 
 def test_a_network_by_name(capsys):
@@ -93,6 +128,7 @@ def test_no_bound_says_why(capsys):
         (["cifar_resnet8", "--seed", "99999999999999999999"], "must be from 0 to 2^63 - 1"),
         (["timm/test_vit", "--image_size", "30"], "timm/test_vit does not classify images of"),
         (["cifar_resnet8", "--compare", "./cifar_resnet8"], "'cifar_resnet8' is given twice"),
+        (["cifar_resnet8", "--image_size", "100000000"], "does not classify images of shape"),
         (["other.pt"], "other.pt is not a run's last or best checkpoint"),
     ],
 )

@@ -50,6 +50,14 @@ def test_images_that_are_not_the_protocols(planned, make_folder):
         require_same_images(planned, lambda _: data.load("imagefolder", data_dir=folder))
 
 
+@pytest.mark.parametrize("broken", ['{"classes": []}', "[1]", "{"])
+def test_a_record_that_says_nothing(planned, broken):
+    make_run(planned[0], 0.9)
+    planned[0].run.data.write_text(broken)
+    with pytest.raises(RunError, match=r"data.json is missing or broken"):
+        require_same_images(planned, digits)
+
+
 def test_a_run_on_other_images_of_the_same_number(planned):
     make_run(planned[0], 0.9)
     make_run(planned[1], 0.9)

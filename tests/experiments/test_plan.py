@@ -151,7 +151,10 @@ def test_states(tmp_path):
 
 
 def test_an_empty_folder_is_no_run_yet():
-    (RUNS / "smoke" / "cifar_resnet8-plain-0").mkdir(parents=True)
+    folder = RUNS / "smoke" / "cifar_resnet8-plain-0"
+    folder.mkdir(parents=True)
+    assert plan(("plain",), SMOKE, RUNS, None)[0].state == "new"
+    Run(folder).lock.touch()  # of one that was killed as it began
     assert plan(("plain",), SMOKE, RUNS, None)[0].state == "new"
 
 

@@ -25,6 +25,12 @@ def test_a_label_has_one_colour_and_one_entry_wherever_it_is_drawn():
     assert {name: line.get_color() for name, line in drawn.items()} == {**second, **first}
 
 
+def test_more_curves_than_colours_are_told_apart():
+    figure = plot_bands([Panel("", "x", "y", {str(number): {1: A} for number in range(25)})])
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 25
+
+
 def test_an_empty_panel_hides_no_legend():
     figure = plot_bands([Panel("", "x", "y", {}), Panel("", "x", "y", {"a": {1: A}})])
     assert [text.get_text() for text in figure.legends[0].texts] == ["a"]

@@ -79,3 +79,12 @@ def test_terminal(width):
         # The group's name is not repeated.
         assert shown.count(str(row[0])) == 1
         assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_names_that_look_like_markup_are_shown():
+    column = Column("network", "network", text=True)
+    table = ResultTable("of [red]", [column], [("runs/a[seed=0]",), ("runs/a[seed=1]",)], [])
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(table.to_rich())
+    shown = console.export_text()
+    assert all(name in shown for name in ("of [red]", "runs/a[seed=0]", "runs/a[seed=1]"))

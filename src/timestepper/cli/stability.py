@@ -30,12 +30,14 @@ from timestepper.report import (
     stage_table,
     step_table,
 )
+from timestepper.robustness.images import some_test_images
 from timestepper.stability import (
     GradientFlow,
     Stability,
     gradient_flow,
     measure_stability,
     trajectory,
+    unroll,
 )
 from timestepper.training.build import build_data
 from timestepper.training.checkpoints import Which
@@ -142,6 +144,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     default = home / "stability" if home else Path("stability-" + names[0].replace("/", "-"))
     folder = output_path(parsed, default, is_folder=True)
     console = Console()
+    for one in subjects:  # What can't be measured is said before any work.
+        unroll(one.network, one.images[:1])
     measured = {one.name: _measure(one, parsed, console) for one in subjects}
     for name, stability in measured.items():
         console.print(f"\n{name}: {stability.images} images", highlight=False, markup=False)
@@ -167,6 +171,8 @@ def _open(name: str, parsed: Namespace) -> Subject:
     """
     path = Path(name)
     if path.is_dir() or (path.is_file() and path.suffix == ".pt"):
+        if path.is_file() and len(path.parts) < 3:
+            path = path.resolve()  # Its run is two folders up.
         run = Run(path if path.is_dir() else path.parent.parent)
         which: Which = "best" if path == run.checkpoints.best else "last"
         if path.is_file() and path not in (run.checkpoints.last, run.checkpoints.best):
@@ -188,8 +194,8 @@ def _open(name: str, parsed: Namespace) -> Subject:
         raise ConfigurationError(f"there is no run or file {name}, and {error}") from None
     size = _input_size(network, parsed.image_size)
     generator = torch.Generator().manual_seed(parsed.seed)
-    images = torch.randn(parsed.images, *size, generator=generator)
     try:
+        images = torch.randn(parsed.images, *size, generator=generator)
         with torch.no_grad():
             labels = network(images).argmax(1)
     except Exception as error:  # whatever a library's network raises for a size
@@ -203,12 +209,13 @@ def _open(name: str, parsed: Namespace) -> Subject:
 def _labelled(
     name: str, parsed: Namespace, network: nn.Module, data: DataSet, home: Path
 ) -> Subject:
-    """Take the first test images of a run's data set."""
+    """Take some test images of a run's data set, evenly spaced: folders have class after class."""
     device = next(network.parameters()).device
     # Gradients and trajectories keep what every operation makes of each image.
     pixels = data.image_size[0] * data.image_size[1]
     count = max(parsed.images, min(FOLLOWED, FOLLOWED * FOLLOWED_SIZE**2 // pixels))
-    images, labels = next(iter(data.batches("test", count, device=device)))
+    chosen = some_test_images(data, count)
+    images, labels = next(iter(chosen.batches("test", count, device=device)))
     return Subject(name, network, images, labels, data.classes, home)
 
 
@@ -222,12 +229,14 @@ def _input_size(network: nn.Module, image_size: int | None) -> tuple[int, int, i
 
 
 def _measure(subject: Subject, parsed: Namespace, console: Console) -> Stability:
-    """Measure, with a bar that says how far it is."""
+    """Measure at some of the images, evenly spaced, with a bar that says how far it is."""
+    there = len(subject.images)
+    count = min(parsed.images, there)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(escape(subject.name))
         return measure_stability(
             subject.network,
-            subject.images[: parsed.images],
+            subject.images[torch.arange(count) * there // count],
             directions=parsed.directions,
             epsilon=parsed.epsilon,
             seed=parsed.seed,

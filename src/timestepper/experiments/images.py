@@ -55,7 +55,8 @@ def require_same_images(
 def _read(planned: PlannedRun) -> Fingerprint:
     try:
         found: Fingerprint = json.loads(planned.run.data.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        len(found["classes"]), found["training_images"], found["test_images"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{planned.run.data} is missing or broken, so that nobody knows what images that run "
             "was trained on; remove the run to train it anew"

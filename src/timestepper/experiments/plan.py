@@ -145,7 +145,7 @@ def plan(
 
 def _require_same(run: Run, configuration: Configuration) -> None:
     """Raise :class:`RunError` if a run exists that follows another protocol."""
-    if not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir())):
+    if not run.folder.exists() or run.is_empty():
         return
     found, wanted = _what_matters(run.read_configuration()), _what_matters(configuration)
     if run.folded.exists():

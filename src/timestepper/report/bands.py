@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from timestepper.report.names import literal
 
+DASHES = ("-", "--", ":", "-.")
+
 Interval = tuple[float, float, float]
 """A mean and the ends of its interval, which are NaN where there is none."""
 
@@ -42,11 +44,13 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
     """Draw curves of means with their intervals as bands, panels side by side."""
     figure = Figure(figsize=(max(5.5, 4.8 * len(panels)), 4.2), layout="constrained")
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    # Ten colours, with another dash each time round.
     colours = {label: f"C{number}" for number, label in enumerate(labels)}
+    dashes = {label: DASHES[number // 10 % len(DASHES)] for number, label in enumerate(labels)}
     handles = {}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, points in panel.curves.items():
-            handles[label] = _draw(axes, literal(label), points, colours[label])
+            handles[label] = _draw(axes, literal(label), points, colours[label], dashes[label])
         axes.set_title(literal(panel.title), fontsize="medium")
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
@@ -69,11 +73,13 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, label: str, points: Mapping[float, Interval], colour: str) -> Line2D:
+def _draw(
+    axes: Axes, label: str, points: Mapping[float, Interval], colour: str, dash: str
+) -> Line2D:
     means, lows, highs = zip(*points.values(), strict=True)
     xs = list(points)
     axes.fill_between(xs, lows, highs, color=colour, alpha=0.18, linewidth=0)
-    (line,) = axes.plot(xs, means, ".-", color=colour, label=label)
+    (line,) = axes.plot(xs, means, marker=".", linestyle=dash, color=colour, label=label)
     return line
 
 

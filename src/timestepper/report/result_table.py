@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 Cell = str | int | float
@@ -64,7 +65,7 @@ class ResultTable:
     def to_rich(self) -> Table:
         """Lay it out for a terminal of 80 columns or more."""
         table = Table(
-            title=self.title,
+            title=escape(self.title),
             title_justify="left",
             box=box.SIMPLE_HEAD,
             padding=0,
@@ -76,7 +77,8 @@ class ResultTable:
             label, *rest = self._show(row)
             if row[0] != group:
                 table.add_section()
-            table.add_row("" if row[0] == group else label, *rest)
+            # Names may look like rich's markup.
+            table.add_row("" if row[0] == group else escape(label), *map(escape, rest))
             group = row[0]
         return table
 

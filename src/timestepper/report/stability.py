@@ -150,7 +150,7 @@ def plot_eigenvalues(measured: Mapping[str, Stability], path: Path) -> None:
             plain += bool(step.eigenvalues)
             unstable += max(map(abs, step.eigenvalues), default=0.0) > 1
         axes.set_title(
-            f"{name}\noutside the circle: {unstable} of {plain} steps", fontsize="medium"
+            f"{literal(name)}\noutside the circle: {unstable} of {plain} steps", fontsize="medium"
         )
         axes.set_aspect("equal")
         axes.set_xlim(-reach, reach)

@@ -115,7 +115,7 @@ def _draw(axes: Axes, trajectory: Trajectory, stage: SizeStage, colours: Sequenc
 def _legend(colours: Mapping[int, str], classes: Sequence[str] | None) -> list[Line2D]:
     """Make the legend's entries: classes, then what the dots mean."""
     names = {
-        label: classes[label] if classes else str(label)
+        label: literal(classes[label]) if classes else str(label)
         for label in sorted(colours)
         if colours[label] != OTHERS
     }

@@ -126,9 +126,13 @@ class Run:
         with self.provenance.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (f"{since}:", *(f"  {fact}" for fact in facts)))
 
+    def is_empty(self) -> bool:
+        """Tell whether there is a folder that holds nothing, but for a lock perhaps."""
+        return self.folder.is_dir() and all(path == self.lock for path in self.folder.iterdir())
+
     def require_new(self) -> None:
         """Raise :class:`RunError` if there is something already where the run would go."""
-        if self.folder.is_dir() and all(path == self.lock for path in self.folder.iterdir()):
+        if self.is_empty():
             return
         if self.configuration.exists():
             raise RunError(
