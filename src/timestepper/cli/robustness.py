@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +24,7 @@ from timestepper.provenance import provenance
 from timestepper.report import every_score, plot_robustness, robustness_table
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import ResultTable
+from timestepper.report.robustness import FOLDERS
 from timestepper.robustness import (
     FGSM,
     PGD,
@@ -118,6 +122,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         f"{one.epochs} epochs"
         for name, one in subjects.items()
     ]
+    places = _places(subjects, parsed, folder)
     console = Console()
     for threat in threats:
         outcomes = {name: _measure(name, one, threat, console) for name, one in subjects.items()}
@@ -126,7 +131,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         for note in table.notes:
             console.print(f"- {note}", highlight=False, markup=False)
         folder.mkdir(exist_ok=True)
-        for path in _write(folder / threat.name, outcomes, table, [*made_by, *networks]):
+        facts = [*made_by, *networks]
+        for path in _write(folder / threat.name, outcomes, table, facts, places):
             kind = "plot" if path.suffix == ".png" else "table"
             console.print(f"{kind}: {path}", highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -154,13 +160,18 @@ def _threats(names: Sequence[str], given: Mapping[str, Any]) -> list[ThreatModel
                 f"{', '.join(names)}; choose one of them with --threat, or leave it out"
             )
     values = {
-        name: tuple(_read(name, text) for text in value) if name in SEVERAL else value
-        for name, value in given.items()
+        name: _several(name, value) if name in SEVERAL else value for name, value in given.items()
     }
     return [
         THREATS[name](**{key: value for key, value in values.items() if key in settings[name]})
         for name in names
     ]
+
+
+def _several(name: str, texts: Sequence[str]) -> tuple[str | int | float, ...]:
+    """Read several values; levels become a curve, from the lowest to the highest."""
+    values = dict.fromkeys(_read(name, text) for text in texts)
+    return tuple(values) if name == "corruptions" else tuple(sorted(values, key=float))
 
 
 def _read(name: str, text: str) -> str | int | float:
@@ -169,7 +180,7 @@ def _read(name: str, text: str) -> str | int | float:
         return text
     try:
         return int(text) if name == "severities" else float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         demand = "whole numbers from 1 to 5" if name == "severities" else "numbers such as 0.03"
         fraction = " or 8/255" if name == "eps" else ""
         raise ConfigurationError(
@@ -249,13 +260,17 @@ def _measure(name: str, subject: Trained, threat: ThreatModel, console: Console)
 
 
 def _write(
-    stem: Path, outcomes: Mapping[str, Outcome], table: ResultTable, made_by: Sequence[str]
+    stem: Path,
+    outcomes: Mapping[str, Outcome],
+    table: ResultTable,
+    made_by: Sequence[str],
+    places: str,
 ) -> Iterator[Path]:
     """Write the files of one threat; yield each as soon as it is there."""
     figure = plot_robustness(outcomes)
     picture = f"{stem.name}.png" if figure else None
     contents = {
-        ".csv": every_score(outcomes).to_csv(made_by).encode(),
+        ".csv": every_score(outcomes).to_csv([*made_by, places]).encode(),
         ".md": table.to_markdown(made_by, picture).encode(),
         ".png": ResultFigure(figure, table).to_png(made_by) if figure else None,
     }
@@ -266,6 +281,18 @@ def _write(
         else:
             write_atomically(path, content)
             yield path
+
+
+def _places(subjects: Mapping[str, Trained], parsed: Namespace, folder: Path) -> str:
+    """Write where the runs lie, seen from a folder: names alone don't tell runs apart."""
+    here = folder.resolve()
+    places = {}
+    for name, given in zip(subjects, parsed.runs, strict=True):
+        place = Path(given).resolve()
+        with suppress(ValueError):  # From another drive there is no relative path.
+            place = Path(os.path.relpath(place, here))
+        places[name] = place.as_posix()
+    return FOLDERS + json.dumps(places, ensure_ascii=False)
 
 
 def _command(subjects: Mapping[str, Trained], parsed: Namespace, given: Mapping[str, Any]) -> str:

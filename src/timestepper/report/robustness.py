@@ -22,6 +22,8 @@ TITLES = {
 }
 GREY_LEVELS = 255
 """ε is shown in these, of which white has so many."""
+FOLDERS = "folders: "
+"""What a CSV file's comment begins with that holds, as JSON, where the networks' runs lie."""
 
 
 def robustness_table(outcomes: Mapping[str, Outcome]) -> ResultTable:

@@ -48,6 +48,7 @@ def make_run(
     data=None,
     split="test",
     explanations=None,
+    channels=CHANNELS,
     **changes,
 ):
     """Write a run's folder; ``scores`` are accuracy and loss of each epoch that is done."""
@@ -59,7 +60,7 @@ def make_run(
         run.data.write_text(json.dumps(json.loads(run.data.read_text()) | data))
     history = [row(epoch, *score, split) for epoch, score in enumerate(scores, start=1)]
     if controller != "none":
-        recorded = steps(len(scores), seed)
+        recorded = steps(len(scores), seed, channels)
         for number, one in enumerate(history, start=1):
             one |= {
                 f"evolution_time/{name.partition('.')[0]}": rows[number].mean().item()

@@ -1,5 +1,6 @@
 """Pages about several runs: what is compared with what, and every number of it."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -197,9 +198,78 @@ def test_noise_of_several_runs_from_the_first_ones_folder():
 def test_noise_of_another_folder_of_the_same_name_is_not_taken():
     make(LSTM, "lstm")
     make_run("other/lstm-1", scores(LSTM[1]), seed=1)
+    make_run("other-1", scores(LSTM[1]), seed=1)
     Path("lstm-0/robustness").mkdir()
     Path("lstm-0/robustness/noise.csv").write_text(NOISE + "lstm-1,draw 0,0.0,0.7,0.5\n")
-    assert "not measured: other/lstm-1" in page("lstm-0", "lstm-1", "other/lstm-1").text["noise"]
+    assert "not measured: other-1; " in page("lstm-0", "lstm-1", "other-1").text["noise"]
+    # Which of them was measured nobody has written down.
+    text = page("lstm-0", "lstm-1", "other/lstm-1").text["noise"]
+    assert "not measured: lstm-1, other/lstm-1; " in text
+
+
+def noise_with_folders(places, rows):
+    path = Path("runs/lstm-0/robustness/noise.csv")
+    path.parent.mkdir()
+    path.write_text(f"# commit: abc\n# folders: {json.dumps(places)}\n{NOISE}{rows}")
+
+
+def test_noise_is_of_the_folder_that_the_file_names():
+    make_run("runs/lstm-0", scores(LSTM[0]))
+    make_run("runs/plain-1", scores(PLAIN[1]), controller="none")
+    make_run("elsewhere/plain-1", scores(PLAIN[2]), controller="none", seed=1)
+    places = {"lstm-0": "..", "plain-1": "../../../elsewhere/plain-1"}
+    noise_with_folders(places, "lstm-0,draw 0,0,0.9,0.1\nplain-1,draw 0,0,0.7,0.5\n")
+    one = page("runs/lstm-0", "runs/plain-1")
+    assert [line["name"] for line in one.plots["noise"]["accuracy (%)"]["data"]] == ["lstm-0"]
+    assert "not measured: plain-1; " in one.text["noise"]
+    other = page("runs/lstm-0", "elsewhere/plain-1").plots["noise"]["accuracy (%)"]["data"]
+    assert {line["name"]: line["y"] for line in other} == {
+        "lstm-0": pytest.approx([90]),
+        "plain-1": pytest.approx([70]),
+    }
+
+
+def growth(value):
+    step = {"name": "layer1.0", "random": value, "worst": 2 * value, "bound": None}
+    stage = step | {"name": "layer1", "evolution_time": 1.0}
+    kept = {"steps": [step], "stages": [stage], "gradient_flow": {}}
+    return kept | {"no_bound": [], "images": 1}
+
+
+def test_stability_says_what_was_measured_and_what_is_old():
+    make({0: LSTM[0], 1: LSTM[1]}, "lstm")
+    Path("lstm-0/stability").mkdir()
+    measured = {"lstm-0/folded.safetensors": growth(2.0), "lstm-1": growth(3.0)}
+    Path("lstm-0/stability/stability.json").write_text(json.dumps(measured))
+    file = "Of lstm-0 lstm-0/folded.safetensors was measured, not the last checkpoint."
+    old = "was measured before the last checkpoint was written; to measure that, run timestepper "
+    for folders in (["lstm-0"], ["lstm-0", "lstm-1"]):
+        text = page(*folders).text["stability"]
+        assert file in text
+        assert old not in text
+    Path("lstm-1/checkpoints").mkdir()
+    Path("lstm-1/checkpoints/last.pt").write_bytes(b"newer")
+    text = page("lstm-0", "lstm-1").text["stability"]
+    assert f"That of lstm-1 {old}stability lstm-1 --force" in text
+    assert "That of lstm-0" not in text
+
+
+def test_names_are_drawn_as_they_are():
+    for name, controller in (("x<b>y", "lstm"), ("p&amp;q", "none")):
+        make_run(name, scores(LSTM[0]), controller=controller)
+        for kind in ("stability", "robustness"):
+            Path(name, kind).mkdir()
+        Path(name, "stability/stability.json").write_text(json.dumps({name: growth(2.0)}))
+        Path(name, "robustness/noise.csv").write_text(f"{NOISE}{name},draw 0,0,0.9,0.1\n")
+    plots = page("x<b>y", "p&amp;q").plots
+    series = [
+        line for section in plots.values() for one in section.values() for line in one["data"]
+    ]
+    shown = {text for line in series for text in (line.get("name"), line.get("hovertemplate"))}
+    shown = " ".join(text.replace("<extra></extra>", "") for text in shown if text)
+    assert "<" not in shown
+    assert "x&lt;b&gt;y" in shown
+    assert "p&amp;amp;q" in shown
 
 
 def test_runs_are_told_apart_by_their_paths_where_names_are_the_same():

@@ -198,12 +198,28 @@ def test_explanation():
     assert heat["text"] == [["0.01", "0"], ["0.003", "0.1"]]
 
 
-def test_explanation_that_was_not_recorded(trained):
-    said = Page(trained.report).text["explanation"]
+def test_explanation_that_was_not_recorded():
+    make_run("deep", SCORES, channels={"layer1.0": 16, "layer1.1": 16, "layer2.0": 32})
+    said = page("deep").text["explanation"]
     assert "it was not recorded; to measure it:" in said
     assert "--stepping.explain true" in said
     make_run("plain", SCORES, controller="none")
     assert "a plain network has no step sizes" in page("plain").text["explanation"]
+
+
+def test_explanation_that_no_training_could_record(trained):
+    make_run("fixed", SCORES, controller="0.5")
+    fixed = page("fixed").text["explanation"]
+    assert "all step sizes are fixed at 0.5, so there is nothing to explain" in fixed
+    shallow = Page(trained.report).text["explanation"]
+    assert "every stage has one block only" in shallow
+    assert "stepping.explain" not in fixed + shallow
+
+
+def test_logarithmic_axes_tell_ticks_of_one_decade_apart():
+    make_run("run", SCORES)
+    axis = page("run").plots["curves"]["cross-entropy"]["layout"]["yaxis"]
+    assert (axis["type"], axis["tickformat"]) == ("log", ".3~g")
 
 
 def test_no_sensitivity_and_no_variance():
@@ -304,6 +320,23 @@ def test_old_measurement_is_said_to_be_old(trained):
     Path("run/checkpoints").mkdir()
     Path("run/checkpoints/last.pt").write_bytes(b"newer")
     assert "before the last checkpoint was written" in page("run").text["noise"]
+
+
+NOTHING = {"stages": [], "gradient_flow": {}, "no_bound": [], "images": 1}
+NULL = {"name": "layer1.0", "random": None, "worst": None, "bound": None}
+
+
+@pytest.mark.parametrize("steps", [[], [NULL], [NULL | {"random": 0.0}]])
+def test_stability_with_nothing_to_draw_is_broken(steps):
+    make_run("run", SCORES)
+    make_run("other", SCORES, seed=1)
+    Path("run/stability").mkdir()
+    Path("run/stability/stability.json").write_text(json.dumps({"run": NOTHING | {"steps": steps}}))
+    for folders in (["run"], ["run", "other"]):
+        write_report(read_runs([Path(folder) for folder in folders]), Path("page.html"))
+        text = Page(Path("page.html")).text["stability"]
+        assert "stability.json is broken (it has no step whose growth can be drawn)" in text
+        assert "timestepper stability run --force" in text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": {}}', '{"run": {"steps": [{}]}}'])

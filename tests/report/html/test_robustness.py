@@ -137,6 +137,35 @@ def test_attacks_of_several_runs():
     assert "timestepper robustness c --threat pgd " in shown.text["attacks"]
 
 
+def test_rows_of_a_run_whose_name_begins_as_a_comment_does():
+    make_run("#2", SCORES)
+    leave("#2", "noise", "# what\nnetwork,case,deviation,accuracy,loss\n#2,draw 0,0,0.25,1\n")
+    shown = page("#2")
+    assert lines(shown.plots["noise"], "accuracy (%)")["#2"] == ([0], [25])
+    assert "what" in shown.text["noise"]
+
+
+def test_the_best_checkpoint_is_named():
+    make_run("a", SCORES)
+    made_by = "# a: cifar_resnet8, step sizes lstm, {} checkpoint, 3 epochs\n"
+    for which in ("best", "last"):
+        leave("a", "pgd", made_by.format(which) + PGD)
+        said = "Of a the best checkpoint was measured, not the last." in page("a").text["attacks"]
+        assert said == (which == "best")
+
+
+def test_the_command_writes_where_the_runs_lie():
+    training = ["train", "--network.name", "cifar_resnet8", "--epochs", "1", "--batch_size", "512"]
+    for folder in ("runs/a", "elsewhere/a"):
+        assert main([*training, "--accelerator", "cpu", "--folder", folder]) == 0
+    quick = ["--deviations", "0", "--draws", "1", "--limit", "10"]
+    assert main(["robustness", "runs/a", "elsewhere/a", *quick]) == 0
+    text = Path("runs/a/robustness/noise.csv").read_text()
+    assert '# folders: {"runs/a": "..", "elsewhere/a": "../../../elsewhere/a"}\n' in text
+    drawn = lines(page("elsewhere/a", "runs/a").plots["noise"], "accuracy (%)")
+    assert list(drawn) == ["elsewhere/a", "runs/a"]
+
+
 def test_what_was_not_measured_is_said_with_the_command():
     make_run("a", SCORES, data=LARGE)
     make_run("b", SCORES, seed=1, data=LARGE)
@@ -155,7 +184,11 @@ def test_what_was_not_measured_is_said_with_the_command():
 
 @pytest.mark.parametrize(
     "content",
-    ["", "network,case\n", "a\nb\n", "n,c,l,a,l\na,fog,x,1,1\n", "\0", "n\na,a,1,1,1,1\n"],
+    [
+        *("", "network,case\n", "a\nb\n", "\0", "n\na,a,1,1,1,1\n", "a,fog,1,1,1\na,fog,2,1,1\n"),
+        *("network,case,level,accuracy,loss\n" + rows for rows in ("", "a,fog,x,1,1\n")),
+        "# folders: {broken\nnetwork,case,level,accuracy,loss\na,fog,1,1,1\n",
+    ],
 )
 def test_broken_files_are_said_with_the_command_that_replaces_them(content):
     make_run("a", SCORES, data=LARGE)

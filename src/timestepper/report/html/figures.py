@@ -6,6 +6,7 @@ dark; figures only choose the colours of data, which can be read on both.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,11 @@ def dash(number: int) -> str:
     return DASHES[number // len(COLOURS) % len(DASHES)]
 
 
+def literal(name: str) -> str:
+    """Write a name so that plotly, which takes text for markup, draws it as it is."""
+    return html.escape(name, quote=False)
+
+
 def line(
     x: Sequence[Any], y: Sequence[float | None], name: str, number: int = 0, **more: Any
 ) -> go.Scatter:
@@ -46,7 +52,7 @@ def line(
     """
     style = {"color": colour(number), "dash": dash(number)} | more.pop("line", {})
     how = {"mode": "lines+markers" if len(x) <= MARKED else "lines"} | more
-    return go.Scatter(x=x, y=y, name=name, line=style, **how)
+    return go.Scatter(x=x, y=y, name=literal(name), line=style, **how)
 
 
 def band(
@@ -67,7 +73,7 @@ def band(
         go.Scatter(y=high, showlegend=False, **edge),
         go.Scatter(
             y=low,
-            name=name,
+            name=literal(name),
             showlegend=bool(name),
             fill="tonexty",
             fillcolor=f"rgba({red},{green},{blue},0.18)",
@@ -91,7 +97,7 @@ def figure(
         traces,
         {
             "xaxis": {"title": {"text": x}, **axis},
-            "yaxis": {"type": "log", "nticks": 5, "tickformat": ".1~g"} if log else {},
+            "yaxis": {"type": "log", "nticks": 5, "tickformat": ".3~g"} if log else {},
             "showlegend": sum(trace.showlegend is not False for trace in traces) > 1,
         },
     )

@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.parts import MISSING, Missing
+from timestepper.report.robustness import FOLDERS
 from timestepper.robustness import (
     FGSM,
     PGD,
@@ -46,6 +48,7 @@ class Scores:
         accuracy: share of right answers, 0 to 1, ``(cases, levels)``.
         loss: mean cross-entropy in nats, likewise.
         description: what was measured, and how.
+        is_best: it was measured on the best checkpoint, not on the last.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Scores:
     accuracy: NDArray[np.float64]
     loss: NDArray[np.float64]
     description: str
+    is_best: bool = False
 
 
 def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
@@ -79,10 +83,15 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
 
 
 def _require_stability(measured: dict[str, Any]) -> None:
-    """Raise if what the page shows isn't all there."""
+    """Raise if what the page shows isn't all there, or leaves nothing to draw."""
     for step in measured["steps"]:
         _numbers([step["random"], step["worst"], step["bound"]])
         str(step["name"])
+    if not any(
+        step["bound"] is not None or any((step[kind] or 0) > 0 for kind in ("random", "worst"))
+        for step in measured["steps"]
+    ):
+        raise ValueError("it has no step whose growth can be drawn")
     for stage in measured["stages"]:
         _numbers([stage["evolution_time"], stage["random"], stage["worst"], stage["bound"]])
         str(stage["name"])
@@ -123,20 +132,19 @@ def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Sco
         evidence: the run.
         threat: one of :data:`THREATS`.
         folders: of all runs that the page is about; ``timestepper robustness`` leaves what it
-            measured on several networks in the folder of the first, by their folders' names.
-            Those beside this run are looked through.
+            measured on several networks in the folder of the first. All are looked through.
     """
     command = robustness_command([threat], [evidence])
     broken: Missing | None = None
     own = evidence.run.folder.resolve()
-    beside = [folder for folder in folders if folder.resolve().parent == own.parent]
-    for folder in dict.fromkeys((evidence.run.folder, *beside)):
+    compared = {folder.resolve() for folder in folders}
+    for folder in dict.fromkeys((evidence.run.folder, *folders)):
         path = folder / "robustness" / f"{threat}.csv"
         if not path.exists():
             continue
         is_own = folder.resolve() == own
         try:
-            found = _parse_scores(path, None if is_own else own.name)
+            found = _parse_scores(path, own, compared)
         except BROKEN as error:
             if is_own:  # Of another run its own section tells.
                 broken = Missing(f"{path} is broken ({error})", f"{command} --force")
@@ -171,14 +179,23 @@ def missing_runs(missing: Sequence[Evidence], of: int, command: str) -> Missing:
     return Missing(MISSING if len(missing) == of else f"{MISSING}: {names}", command)
 
 
-def _parse_scores(path: Path, name: str | None) -> Scores | None:
-    """Read the scores of the first network, or of that of a name; None where it is not there."""
+def _parse_scores(path: Path, run: Path, compared: Iterable[Path]) -> Scores | None:
+    """Read the scores of a run, None where they are not there.
+
+    Args:
+        path: the file, in a folder of a run's.
+        run: the run's resolved folder.
+        compared: resolved folders of all runs that the page is about.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
-    remarks = [line.removeprefix("# ") for line in lines if line.startswith("#")]
-    rows = list(csv.reader(line for line in lines if not line.startswith("#")))[1:]
+    remarks = [line.removeprefix("# ") for line in takewhile(lambda one: one[:1] == "#", lines)]
+    # Below the header a name may begin with "#".
+    header, *rows = [*csv.reader(lines[len(remarks) :])] or [[]]
+    if [*header[:2], *header[3:]] != ["network", "case", "accuracy", "loss"]:
+        raise ValueError("it has no header")
     if not rows:
         raise ValueError("it has no rows")
-    name = rows[0][0] if name is None else name
+    name = _name_in(path, remarks, rows[0][0], run, compared)
     cases: dict[str, dict[float, tuple[float, float]]] = {}
     for network, case, level, accuracy, loss in rows:
         if network == name:
@@ -187,8 +204,34 @@ def _parse_scores(path: Path, name: str | None) -> Scores | None:
         return None
     levels = tuple(next(iter(cases.values())))
     table = np.array([[case[level] for level in levels] for case in cases.values()])
-    description = remarks[-1] if remarks else ""
-    return Scores(path, levels, tuple(cases), table[..., 0], table[..., 1], description)
+    return Scores(
+        path=path,
+        levels=levels,
+        cases=tuple(cases),
+        accuracy=table[..., 0],
+        loss=table[..., 1],
+        description=remarks[-1] if remarks else "",
+        is_best=any(
+            remark.startswith(f"{name}: ") and ", best checkpoint, " in remark for remark in remarks
+        ),
+    )
+
+
+def _name_in(
+    path: Path, remarks: Sequence[str], first: str, run: Path, compared: Iterable[Path]
+) -> str | None:
+    """Find what a file of scores calls a run; None where it is not known to have it."""
+    for remark in remarks:
+        if remark.startswith(FOLDERS + "{"):
+            places: dict[str, str] = json.loads(remark.removeprefix(FOLDERS))
+            names = (n for n, place in places.items() if (path.parent / place).resolve() == run)
+            return next(names, None)
+    # Older files name folders alone: the first is that which the file lies in.
+    home = path.parent.parent.resolve()
+    if run == home:
+        return first
+    is_only = sum(other.name == run.name for other in compared) == 1
+    return run.name if is_only and run.parent == home.parent else None
 
 
 def _noise_files(run: Run) -> list[Path]:
@@ -217,6 +260,18 @@ def measurement_files(run: Run) -> list[Path]:
     possible = [run.folder / STABILITY_FILE, run.bound]
     possible += [run.folder / "robustness" / f"{threat}.csv" for threat in THREATS]
     return [path for path in possible if path.exists()] + _noise_files(run)
+
+
+def is_another_file(evidence: Evidence, name: str) -> bool:
+    """Tell whether what ``timestepper stability`` was given is another file than a last checkpoint.
+
+    Args:
+        evidence: the run.
+        name: as the command was given it: the run's folder, a checkpoint, or its folded network.
+    """
+    path = Path(name)
+    itself = (evidence.run.checkpoints.last.name, evidence.run.folder.resolve().name)
+    return path.suffix in (".pt", ".safetensors") and path.name not in itself
 
 
 def is_older(evidence: Evidence, path: Path) -> bool:

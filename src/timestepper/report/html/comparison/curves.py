@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plotly import graph_objects as go
 
-from timestepper.report.html.figures import figure, line, whole
+from timestepper.report.html.figures import figure, line, literal, whole
 from timestepper.report.html.groups import Method
 from timestepper.report.html.parts import Plot, Plots, Section, Text
 
@@ -49,7 +49,7 @@ def _lines(method: Method, number: int, column: str, scale: float) -> list[go.Sc
         series.update(
             legendgroup=method.label,
             showlegend=place == 0,
-            hovertemplate=f"{run.name}: %{{y:.4g}}<extra></extra>",
+            hovertemplate=f"{literal(run.name)}: %{{y:.4g}}<extra></extra>",
         )
         lines.append(series)
     return lines

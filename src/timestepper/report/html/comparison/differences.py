@@ -9,7 +9,7 @@ from plotly import graph_objects as go
 
 from timestepper.report.html.comparison.overview import different_images
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.figures import colour, figure
+from timestepper.report.html.figures import colour, figure, literal
 from timestepper.report.html.groups import Method
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Table, Text
 from timestepper.report.statistics import Difference, difference
@@ -105,7 +105,7 @@ def _plots(compared: dict[str, dict[str, Difference]], reference: str) -> Plots:
                 means.append(one.mean)
                 low.append(one.mean - one.low)
                 high.append(one.high - one.mean)
-                labels.append(f"{label} (n = {one.count})")
+                labels.append(f"{literal(label)} (n = {one.count})")
         points = go.Scatter(
             x=means,
             y=labels,

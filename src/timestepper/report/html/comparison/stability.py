@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.measurements import missing_runs, read_stability
+from timestepper.report.html.measurements import STABILITY_FILE, missing_runs, read_stability
 from timestepper.report.html.parts import MISSING, Missing, Part, Plots, Section
-from timestepper.report.html.sections.stability import TITLE, bounds, growth, stages
+from timestepper.report.html.sections.stability import TITLE, bounds, growth, remarks, stages
 
 
 def stability(runs: Sequence[Evidence]) -> Section:
@@ -21,11 +21,11 @@ def stability(runs: Sequence[Evidence]) -> Section:
         name: one for name, one in found.items() if isinstance(one, Missing) and one.why != MISSING
     }
     measured: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        one = _of(run, files)
-        if one is not None:
-            measured[run.name] = one
     parts: list[Part] = []
+    for run in runs:
+        if one := _of(run, runs, files):
+            path, name, measured[run.name] = one
+            parts += remarks(run, path, name)
     if measured:
         parts += [Plots([growth(measured, named=True)]), stages(measured, named=True)]
     parts += broken.values()
@@ -38,16 +38,24 @@ def stability(runs: Sequence[Evidence]) -> Section:
     return Section("stability", TITLE, parts)
 
 
-def _of(run: Evidence, files: Mapping[str, dict[str, dict[str, Any]]]) -> dict[str, Any] | None:
+def _of(
+    run: Evidence, runs: Sequence[Evidence], files: Mapping[str, dict[str, dict[str, Any]]]
+) -> tuple[Path, str, dict[str, Any]] | None:
     """Find what was measured on a run, in its own folder or beside another that it was compared to.
 
     The command names networks as they were given to it, relative to where it ran.
+
+    Args:
+        run: the run.
+        runs: all that the page is about.
+        files: what their files have, by their names.
+
+    Returns:
+        The file, what it calls the run, and what was measured; None where there is nothing.
     """
-    if run.name in files:
-        return next(iter(files[run.name].values()))
     here = run.run.folder.resolve()
-    for measured in files.values():
-        for name, one in measured.items():
-            if Path(name).resolve() == here:
-                return one
+    for other in (run, *runs):
+        for name, one in files.get(other.name, {}).items():
+            if other is run or Path(name).resolve() == here:
+                return other.run.folder / STABILITY_FILE, name, one
     return None

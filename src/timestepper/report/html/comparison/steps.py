@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timestepper.report.html.figures import figure, line
+from timestepper.report.html.figures import figure, line, literal
 from timestepper.report.html.groups import Method
 from timestepper.report.html.heat_map import extremes, heat_map
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section
@@ -31,7 +31,7 @@ def step_sizes(methods: Sequence[Method]) -> Section:
         series.update(
             legendgroup=method.label,
             showlegend=method.label not in shown,
-            hovertemplate=f"{run.name}, %{{x}}: %{{y:.4f}}<extra></extra>",
+            hovertemplate=f"{literal(run.name)}, %{{x}}: %{{y:.4f}}<extra></extra>",
         )
         shown.add(method.label)
         lines.append(series)

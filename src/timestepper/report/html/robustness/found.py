@@ -54,6 +54,8 @@ def remarks(runs: Sequence[Evidence], threat: str, scores: Mapping[str, Scores])
         for text, of in described.items()
         if text
     ]
+    if best := [name for name, one in scores.items() if one.is_best]:
+        parts.append(Text(f"Of {', '.join(best)} the best checkpoint was measured, not the last."))
     for run in runs:
         if run.name in scores and is_older(run, scores[run.name].path):
             again = robustness_command([threat], [run])

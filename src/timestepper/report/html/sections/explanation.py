@@ -12,6 +12,7 @@ from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.figures import SCALE, figure, line, whole
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Text
 from timestepper.report.html.sections.again import command
+from timestepper.report.html.sections.evolution import evolution_times
 from timestepper.report.html.sections.steps import LABELLED, PLAIN
 from timestepper.stepping import Explanation
 
@@ -26,6 +27,8 @@ def explanation(evidence: Evidence) -> Section:
     if not evidence.has_steps:
         return Section("explanation", title, [Missing(PLAIN)])
     if not evidence.explanations:
+        if why := _nothing_to_explain(evidence):
+            return Section("explanation", title, [Missing(why)])
         stepping = replace(evidence.configuration.stepping, explain=True)
         recording = replace(evidence.configuration, stepping=stepping)
         again = command(recording, f"{evidence.run.folder}-explained")
@@ -45,6 +48,19 @@ def explanation(evidence: Evidence) -> Section:
         Plots([_sensitivity(stage, one) for stage, one in evidence.explanations[-1].items()]),
     ]
     return Section("explanation", title, parts)
+
+
+def _nothing_to_explain(evidence: Evidence) -> str:
+    """Say why no training could record it, empty where one could."""
+    controller = evidence.configuration.stepping.controller
+    if isinstance(controller, float):
+        return f"all step sizes are fixed at {controller:g}, so there is nothing to explain"
+    if len(evidence.steps) == len(evolution_times(evidence)):  # as many blocks as stages
+        return (
+            "every stage has one block only, where position and weights can't be told apart, so "
+            "there is nothing to compare"
+        )
+    return ""
 
 
 def _shares(evidence: Evidence, stage: str) -> Plot:

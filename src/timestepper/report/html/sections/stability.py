@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from timestepper.report.html import names
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.figures import figure, line, whole
+from timestepper.report.html.figures import figure, line, literal, whole
 from timestepper.report.html.measurements import (
     STABILITY_FILE,
+    is_another_file,
     is_older,
     read_bound,
     read_stability,
@@ -39,18 +41,33 @@ def stability(evidence: Evidence) -> Section:
             "each state."
         )
     ]
-    if is_older(evidence, evidence.run.folder / STABILITY_FILE):
-        parts.append(
-            Text(
-                "It was measured before the last checkpoint was written; to measure that, run "
-                f"timestepper stability {evidence.run.folder} --force"
-            )
-        )
+    parts += remarks(evidence, evidence.run.folder / STABILITY_FILE, next(iter(measured)))
     parts.append(Plots([growth(measured, named=len(measured) > 1), *_gradients(measured)]))
     parts.append(stages(measured, named=len(measured) > 1))
     reasons = dict.fromkeys(reason for one in measured.values() for reason in one["no_bound"])
     parts += [Text(f"No bound: {reason}") for reason in reasons]
     return Section("stability", TITLE, parts)
+
+
+def remarks(evidence: Evidence, path: Path, name: str) -> list[Part]:
+    """Say where what was measured of a run is not its last checkpoint as it is now.
+
+    Args:
+        evidence: the run.
+        path: the file that has it.
+        name: what the file calls it.
+    """
+    parts: list[Part] = []
+    if is_another_file(evidence, name):
+        parts.append(Text(f"Of {evidence.name} {name} was measured, not the last checkpoint."))
+    if is_older(evidence, path):
+        parts.append(
+            Text(
+                f"That of {evidence.name} was measured before the last checkpoint was written; to "
+                f"measure that, run timestepper stability {evidence.run.folder} --force"
+            )
+        )
+    return parts
 
 
 def bounds(runs: Sequence[Evidence]) -> list[Part]:
@@ -90,7 +107,7 @@ def growth(measured: dict[str, dict[str, Any]], *, named: bool) -> Plot:
                 series.update(legendgroup=name, showlegend=kind == "worst")
             else:
                 series = line(states, values, label, place)
-            shown = f"{name}, {label}" if named else label
+            shown = f"{literal(name)}, {label}" if named else label
             series.update(
                 text=blocks, hovertemplate=f"{shown}, %{{text}}: %{{y:.3f}}<extra></extra>"
             )
