@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -205,6 +206,19 @@ def test_what_is_in_the_way(cifar_run, timm_run, refuse):
     for form in ("onnx", "safetensors"):
         said = refuse("fold", cifar_run, "--to", form, "--output", "full", "--force")
         assert "full is a folder; name a file with --output" in said
+
+
+def test_a_folder_above_gets_the_files_and_nothing_else(timm_run, monkeypatch):
+    Path("place/inner").mkdir(parents=True)
+    Path("place/notes.txt").write_text("above")
+    Path("place/inner/notes.txt").write_text("below")
+    monkeypatch.chdir("place/inner")
+    run = os.path.relpath(timm_run)
+    assert main(["fold", run, "--to", "timm", "--output", "..", "--force"]) == 0
+    assert [path.name for path in Path().iterdir()] == ["notes.txt"]
+    assert Path("../notes.txt").read_text() == "above"
+    names = sorted(path.name for path in Path("..").iterdir())
+    assert names == ["config.json", "inner", "model.safetensors", "notes.txt"]
 
 
 def test_network_that_timm_rebuilds_otherwise_is_refused(timm_run, refuse, monkeypatch):

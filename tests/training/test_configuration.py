@@ -21,7 +21,7 @@ from timestepper.training.recipes import (
 IMPOSSIBLE = {
     "epochs is 0; it must be at least 1": (Configuration, {"epochs": 0}),
     "batch_size is 0; it must be at least 1": (Configuration, {"batch_size": 0}),
-    "seed is -1; it must be 0 or greater": (Configuration, {"seed": -1}),
+    "seed is -1; it must be from 0 to 2^63 - 1": (Configuration, {"seed": -1}),
     "ema_decay is 1.0; it must be between 0 and 1": (Configuration, {"ema_decay": 1.0}),
     "schedule.warmup_epochs is 3; it must be less than epochs (3)": (
         Configuration,

@@ -1,8 +1,11 @@
 """Signals and losses that are not finite: say what happened, keep what is good."""
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,15 @@ from trainings import UPDATES, assert_same_end, at_step, checkpoint, interrupt, 
 
 from timestepper.errors import RunError
 from timestepper.training import evaluation
-from timestepper.training.configuration import OptimizerConfiguration
+from timestepper.training.configuration import (
+    DataConfiguration,
+    OptimizerConfiguration,
+    StabilityConfiguration,
+)
 from timestepper.training.interruption import Interrupted
+from timestepper.training.results import write_report
+from timestepper.training.run import Run
+from timestepper.training.trained import load_trained
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
@@ -58,8 +68,15 @@ def test_command_leaves_with_the_status_of_the_signal(which, status):
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_signal_in_an_evaluation(ema_decay, monkeypatch):
+CHANGES = [
+    {},
+    {"ema_decay": 0.9},
+    {"stability": StabilityConfiguration(penalty="spectral", strength=1e-3)},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: "".join(changes) or "plain")
+def test_signal_in_an_evaluation(changes, monkeypatch):
     """It may take longer than a scheduler waits, and the epoch is not to be trained again."""
     measure, made = evaluation.measure, []
 
@@ -69,17 +86,37 @@ def test_signal_in_an_evaluation(ema_decay, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         measure(*arguments)
 
-    start("unbroken", ema_decay=ema_decay)
+    start("unbroken", **changes)
     with monkeypatch.context() as patches:
         patches.setattr(evaluation, "measure", told)
         with pytest.raises(Interrupted, match=f"stopped after 1 of 2 epochs and {UPDATES} of"):
-            start("run", ema_decay=ema_decay)
+            start("run", **changes)
     assert len(made) == 4
     steps = []
     at_step(monkeypatch, 1, steps.append)
     start("run", resume=True)
     assert not steps
     assert_same_end("run", "unbroken")
+    # The epoch that was stopped has no rate.
+    run = Run(Path("run"))
+    assert write_report(run, load_trained(run)).startswith("report: ")
+
+
+def test_signal_to_all_processes_of_a_training_that_reads_files(make_folder, monkeypatch):
+    """Schedulers send it to the worker processes too."""
+    folder = make_folder("images", sizes=((80, 80),), train=12)
+    data = DataConfiguration("imagefolder", str(folder), image_size=72, workers=1)
+
+    def tell_all(trainer):
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        time.sleep(0.5)
+        signal.raise_signal(signal.SIGTERM)
+
+    at_step(monkeypatch, 2, tell_all)
+    with pytest.raises(Interrupted, match="stopped after 0 of 2 epochs and 2 of 6 steps"):
+        start("run", data=data, batch_size=4)
+    assert checkpoint("run")["batch"] == 2
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(monkeypatch):

@@ -16,6 +16,7 @@ from trainings import (
 
 from timestepper.errors import RunError
 from timestepper.training.configuration import (
+    DataConfiguration,
     NetworkConfiguration,
     ScheduleConfiguration,
     StabilityConfiguration,
@@ -121,3 +122,39 @@ def test_another_stability_penalty_is_refused(strength, monkeypatch):
     path.write_text(head + other + rest.split("\n", 2)[2])
     with pytest.raises(RunError, match=r"another stability\.penalty"):
         start("run", resume=True)
+
+
+def test_settings_of_the_optimizer_that_were_changed_hold(monkeypatch):
+    changed = {"momentum": 0.5, "nesterov": False, "weight_decay": 0.25}
+    interrupt("run", monkeypatch, 4)
+    path = Path("run/configuration.yaml")
+    text = path.read_text()
+    for name, value in changed.items():
+        text, found = re.subn(rf"(?m)^(  {name}): .*$", rf"\1: {str(value).lower()}", text)
+        assert found == 1
+    path.write_text(text)
+    seen = {}
+
+    def look(trainer):
+        group = trainer.optimizer.param_groups[0]
+        seen.update({name: group[name] for name in changed})
+
+    at_step(monkeypatch, 1, look)
+    start("run", resume=True)
+    assert seen == changed
+
+
+def test_other_images_are_refused(make_folder, monkeypatch):
+    folder = make_folder("images", train=8)
+    data = DataConfiguration("imagefolder", str(folder))
+    interrupt("run", monkeypatch, 2, data=data, batch_size=4)
+    (folder / "train" / "cat" / "0.png").unlink()
+    before = Path("run/checkpoints/last.pt").read_bytes()
+    with pytest.raises(RunError, match=r"the images are not those that run was begun with"):
+        start("run", resume=True)
+    assert Path("run/checkpoints/last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["a[lr=0.1]", "b[/c]"])
+def test_folders_that_look_like_markup(folder):
+    assert f"the folded network is in {folder}/folded.safetensors" in start(folder, epochs=1)

@@ -20,8 +20,8 @@ def test_batches_of_one_image_are_refused(tmp_path, capsys):
     command = ("train", *NETWORK, TINY, "--batch_size", "1", "--folder", "run")
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        "timestepper: error: batch_size is 1, too small for a network that has a single value per "
-        "channel left of an image of 4x4; make it at least 2\n"
+        "timestepper: error: a process gets batches of 1 image, too small for a network that has a "
+        "single value per channel left of an image of 4x4; make batch_size larger\n"
     )
     assert not (tmp_path / "run").exists()
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from timestepper.errors import ConfigurationError
 from timestepper.provenance import provenance
 from timestepper.speed import Speed, measure_speed
+from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import add_configuration, to_configuration
 
 EXAMPLES = (
@@ -42,7 +43,10 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         )
     console = Console()
     with tempfile.TemporaryDirectory() as folder, console.status("measuring"):
-        speed = measure_speed(configuration, parsed.rounds, Path(folder))
+        try:
+            speed = measure_speed(configuration, parsed.rounds, Path(folder))
+        except Interrupted as stop:  # There is nothing to go on from.
+            raise Interrupted(stop.number, "stopped; nothing was measured") from None
     name = f"{configuration.network.name}, {configuration.stepping.controller}"
     console.print(_table(name, speed))
     for line in provenance(speed.device, command="timestepper bench")[1:]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 from torch import nn
@@ -19,6 +20,7 @@ from timestepper.training.configuration import Configuration, SteppingConfigurat
 from timestepper.training.evaluation import EVALUATION_BATCH, evaluate
 from timestepper.training.folded import load_plain
 from timestepper.training.loop import train
+from timestepper.training.progress import say
 from timestepper.training.recipes import find_recipe, read_configuration
 from timestepper.training.run import Run
 from timestepper.training.trained import Trained, load_trained
@@ -46,7 +48,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     for side, controller in CONTROLLERS.items():
         target = Run(Path(parsed.folder) / side)
         configuration = dataclasses.replace(recipe, stepping=SteppingConfiguration(controller))
-        console.print(f"\n[bold]{side}[/bold]: {configuration.network.name} in {target.folder}")
+        where = escape(str(target.folder))
+        console.print(f"\n[bold]{side}[/bold]: {configuration.network.name} in {where}")
         _train_rest(target, configuration, console)
         trained[side] = load_trained(target)
     stepped = trained["time-stepped"]
@@ -62,8 +65,8 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     console.print()
     console.print(_comparison(networks, stepped))
     console.print(_same_outputs(stepped.network, networks["folded"], stepped))
-    console.print(f"folded network: {folder.folded}", highlight=False, soft_wrap=True)
-    console.print(f"step sizes, as a picture: {folder.steps_plot}", highlight=False, soft_wrap=True)
+    say(console, f"folded network: {folder.folded}")
+    say(console, f"step sizes, as a picture: {folder.steps_plot}")
     return 0
 
 

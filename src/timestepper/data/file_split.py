@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from timestepper.data import images
 from timestepper.data.order import AUGMENTATION, generator
 from timestepper.data.splits import Split
 from timestepper.errors import DataError
+
+SECONDS_TO_LEAVE = 60
 
 
 class FileSplit(Split):
@@ -55,6 +58,7 @@ class FileSplit(Split):
             num_workers=self.workers,
             collate_fn=images.stack_or_complain,
             pin_memory=device.type == "cuda",
+            worker_init_fn=_outlive_a_signal,
             # Without one of its own, the loader takes a number from the global generator.
             generator=torch.Generator(),
         )
@@ -66,6 +70,11 @@ class FileSplit(Split):
                 pixels.to(device, non_blocking=True).float(),
                 labels.to(device, non_blocking=True),
             )
+
+
+def _outlive_a_signal(worker: int) -> None:
+    """Give the training, which gets the signal too, time for its last step and to save."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_LEAVE))
 
 
 class _Samples(Dataset[tuple[Tensor, int] | DataError]):

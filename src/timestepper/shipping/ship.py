@@ -49,7 +49,7 @@ def ship(trained: Trained, form: Format, path: Path) -> tuple[nn.Module, str]:
     form.require(trained)
     parcel = pack(trained)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
-        new = Path(folder) / path.name
+        new = Path(folder) / f"new{path.suffix}"
         form.write(parcel, new)
         verified = form.verify(parcel, new)
         if path.is_dir():

@@ -105,6 +105,10 @@ def build_data(configuration: Configuration) -> DataSet:
         image_size=configuration.data.image_size,
         workers=configuration.data.workers,
     )
+    if images.num_classes < 2:
+        raise ConfigurationError(
+            f"'{images.name}' has a single class, {images.classes[0]}: there is nothing to learn"
+        )
     validation = configuration.data.validation
     return images.held_out(validation) if validation else images
 
@@ -139,7 +143,9 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
     """
     network = build_plain_network(configuration, images)
     example = torch.zeros(1, images.channels, *images.image_size)
-    if configuration.batch_size == 1:
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
+    smallest = min(configuration.batch_size, len(images.train)) // processes
+    if smallest == 1 and not configuration.sync_batch_norm:
         _require_more_than_one_value(network, example)
     if configuration.sync_batch_norm and distributed.is_initialized():
         network = synchronise_batch_norms(network)
@@ -162,8 +168,9 @@ def _require_more_than_one_value(network: nn.Module, image: Tensor) -> None:
             copy.deepcopy(network).train()(image)
     except ValueError as error:
         raise ConfigurationError(
-            f"batch_size is 1, too small for a network that has a single value per channel left of "
-            f"an image of {image.shape[2]}x{image.shape[3]}; make it at least 2"
+            "a process gets batches of 1 image, too small for a network that has a single value "
+            f"per channel left of an image of {image.shape[2]}x{image.shape[3]}; make batch_size "
+            "larger"
         ) from error
 
 

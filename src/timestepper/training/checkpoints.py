@@ -101,6 +101,8 @@ class Checkpoints:
                 warning = f"{broken}; going back to the one before"
             else:
                 return state, warning
+        if which == "best":
+            raise RunError(f"{broken}; the last one may be whole: leave --checkpoint best out")
         raise RunError(f"{broken}, and there is no other one; start the training anew")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,20 +14,29 @@ from timestepper.training.run import Run
 
 MEASURED = {"epoch", "lr", "train_loss", "train_accuracy", "images_per_second"}
 """Metrics of every training."""
-ADDED: dict[str, Any] = {"penalty": None, "skipped": None, "validation": 0, "explanations": []}
+ADDED: dict[str, Any] = {
+    "penalty": None,
+    "last_penalty": None,
+    "skipped": None,
+    "validation": 0,
+    "explanations": [],
+}
 """What checkpoints of earlier versions lack, and what it would have been."""
 
 
-def require_same_settings(state: dict[str, Any], configuration: Configuration, run: Run) -> None:
+def require_same_training(
+    state: dict[str, Any], configuration: Configuration, images: dict[str, Any], run: Run
+) -> None:
     """Refuse a checkpoint that lacks what a training's settings need, or has more.
 
     Args:
         state: the checkpoint's.
         configuration: of the training that is to go on from it.
-        run: where both are from.
+        images: the :meth:`~timestepper.data.DataSet.fingerprint` of what it is to go on with.
+        run: where checkpoint and configuration are from.
 
     Raises:
-        RunError: it was written with other settings.
+        RunError: it was written with other settings, or the run was begun with other images.
     """
     held_out, explanations = state.get("validation"), state.get("explanations")
     explains = isinstance(explanations, list) and len(explanations) > 0
@@ -47,6 +57,23 @@ def require_same_settings(state: dict[str, Any], configuration: Configuration, r
                 f"the checkpoint was written with another {setting}; put back the configuration "
                 f"that {run.configuration} had"
             )
+    _require_same_images(images, run)
+
+
+def _require_same_images(images: dict[str, Any], run: Run) -> None:
+    """Refuse other images than the run's record describes, where that is there and whole."""
+    if not run.data.exists():
+        return
+    try:
+        begun = json.loads(run.data.read_text(encoding="utf-8"))
+    except ValueError:
+        return
+    # As JSON has them.
+    if begun != json.loads(json.dumps(images)):
+        raise RunError(
+            f"the images are not those that {run.folder} was begun with, which {run.data} "
+            "describes; put them back, or give a training on these another folder"
+        )
 
 
 def require_whole(
@@ -79,6 +106,9 @@ def _unlike(
     for name in ("penalty", "meter", "skipped"):
         yield from _differing(state[name], fresh[name], name)
     yield from _unlike_optimizer(state["optimizer"], fresh["optimizer"], parameters)
+    last = state["last_penalty"]
+    if last is not None and (not isinstance(last, Tensor) or last.shape != ()):
+        yield "last_penalty"
     for name in ("generators", "explanations", "history"):
         if not isinstance(state[name], list | tuple):
             yield name

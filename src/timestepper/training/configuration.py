@@ -229,7 +229,7 @@ class Configuration:
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        _require(self.seed >= 0, "seed", self.seed, "0 or greater")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         _require(
             self.schedule.warmup_epochs < self.epochs,
             "schedule.warmup_epochs",

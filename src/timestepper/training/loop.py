@@ -23,7 +23,7 @@ from timestepper.training.build import (
     build_network,
     build_penalty,
 )
-from timestepper.training.compatibility import ADDED, require_same_settings, require_whole
+from timestepper.training.compatibility import ADDED, require_same_training, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
 from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
@@ -33,7 +33,7 @@ from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
 from timestepper.training.not_finite import Guard, stopped
 from timestepper.training.optimizer import build_optimizer, load_optimizer
-from timestepper.training.progress import TrainingProgress, last_line
+from timestepper.training.progress import TrainingProgress, last_line, say
 from timestepper.training.results import write_histories, write_report, write_results
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
@@ -74,7 +74,7 @@ def train(
         raise
     leave_processes(fabric)
     if report and fabric.is_global_zero:
-        console.print(write_report(run, trained), highlight=False, soft_wrap=True)
+        say(console, write_report(run, trained))
 
 
 def _train(
@@ -98,7 +98,7 @@ def _fit(trainer: Trainer, *, resume: bool, console: Console) -> Trained:
     elif run.checkpoints.exist():
         state, warning = run.checkpoints.load()
         if warning:
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+            say(console, f"warning: {warning}")
         trainer.restore(state)
     else:
         console.print("it stopped before its first checkpoint: starting at the beginning")
@@ -109,7 +109,7 @@ def _fit(trainer: Trainer, *, resume: bool, console: Console) -> Trained:
     trained = Trained(network, configuration, trainer.images, fabric, trainer.epoch, None)
     if fabric.is_global_zero:
         write_results(run, trained, trainer.history)
-        console.print(last_line(trainer.history[-1], run), highlight=False, soft_wrap=True)
+        say(console, last_line(trainer.history[-1], run))
     return trained
 
 
@@ -262,8 +262,7 @@ class Trainer:
 
     def _require_finite(self, losses: list[Tensor]) -> None:
         """Raise RunError if one of the last losses, on any process, is not finite."""
-        wrong = self.guard.first_not_finite(losses)
-        if wrong is not None:
+        if (wrong := self.guard.first_not_finite(losses)) is not None:
             step = self.batch - len(losses) + wrong + 1
             self._stop(f"the training loss is {losses[wrong].item()}", f", step {step}")
 
@@ -275,9 +274,8 @@ class Trainer:
             if self.skipped == self.updates_per_epoch:
                 self._stop("no step has finite gradients")
             return
-        what = "a gradient is not finite"
-        if not loss.isfinite():
-            what = f"the training loss is {loss.item()}"
+        lost = f"the training loss is {loss.item()}"
+        what = "a gradient is not finite" if loss.isfinite() else lost
         self._stop(what, f", step {self.batch + 1}{self.guard.culprit(inputs)}")
 
     def _stop(self, what: str, where: str = "") -> None:
@@ -338,6 +336,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "penalty": None if self.penalty is None else self.penalty.state_dict(),
+            "last_penalty": self.last_penalty,
             "optimizer": self.optimizer.state_dict(),
             "meter": self.meter.state_dict(),
             "generators": generator_states(self.fabric),
@@ -365,13 +364,14 @@ class Trainer:
             RunError: it belongs to a training with other settings, or to an earlier version.
         """
         state = ADDED | state
-        require_same_settings(state, self.configuration, self.run)
+        require_same_training(state, self.configuration, self.images.fingerprint(), self.run)
         load_weights(self.network, state["network"])
         if self.ema is not None:
             load_weights(self.ema.module, state["ema"])
         require_whole(state, self.state_dict(), list(self.network.parameters()), self.run)
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
+            self.last_penalty = state["last_penalty"]
         load_optimizer(self.optimizer, state["optimizer"])
         self.meter.load_state_dict(state["meter"])
         self.epoch, self.batch = state["epoch"], state["batch"]

@@ -30,12 +30,16 @@ def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.o
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a checkpoint's state, and give it the memory format that the weights have now.
+    """Load a checkpoint's momentum; settings stay those of the configuration, as does the format.
 
     Torch's fused steps (2.14) take weight and momentum as they lie in memory: where the formats
     differ, each weight would get another one's momentum.
     """
+    own = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        # The learning rate is the schedule's.
+        group.update({name: settings[name] for name in SETTINGS if name != "lr"})
     for parameter, kept in optimizer.state.items():
         if kept.get("momentum_buffer") is not None:
             kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])

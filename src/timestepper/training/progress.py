@@ -72,6 +72,11 @@ class TrainingProgress:
         )
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: names of folders may look like rich's markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def last_line(row: Mapping[str, float], run: Run) -> str:
     """Say what a training came to.
 

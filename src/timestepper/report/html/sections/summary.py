@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from timestepper.report.html import names
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.parts import Facts, Part, Section, Text
@@ -61,9 +63,13 @@ def images(evidence: Evidence) -> str:
 
 
 def training_seconds(evidence: Evidence) -> float:
-    """Sum the epochs' durations up, as the metrics' rates give them."""
+    """Sum the epochs' durations up, as the metrics' rates give them.
+
+    An epoch that was stopped in its evaluation has no rate, and isn't counted.
+    """
     images: float = evidence.data["training_images"]
-    return sum(images / row["images_per_second"] for row in evidence.history)
+    rates = [row["images_per_second"] for row in evidence.history]
+    return sum(images / rate for rate in rates if math.isfinite(rate))
 
 
 def provenance(evidence: Evidence) -> list[tuple[str, str]]:
