@@ -44,8 +44,8 @@ def test_ranks_share_each_global_batch(count, world_size, even):
     if even:
         assert len({tuple(s.stop - s.start for s in rank) for rank in ranks}) == 1
         full, rest = divmod(count, batch * world_size)
-        single = full > 0 and rest // world_size == 1
-        assert count - len(seen) == (rest if single else rest % world_size)
+        single = full > 0 and rest == 1
+        assert count - len(seen) == (1 if single else rest % world_size)
         assert len(set(seen)) == len(seen)
     else:
         assert seen == order

@@ -47,8 +47,8 @@ def shares(
     ``batch_size`` in the order of ranks. The last, smaller one is shared out as well:
 
     * ``even``: all ranks get the same number, and the up to ``world_size - 1`` images left over
-      are dropped, so that no rank waits for another one's gradient. Behind full batches, one of a
-      single image is dropped too: batch norms may have nothing to normalise by;
+      are dropped, so that no rank waits for another one's gradient. Behind full batches, a single
+      image is dropped too: batch norms may have nothing to normalise by;
     * otherwise every image goes to exactly one rank, and a rank whose share is empty has a
       batch less.
 
@@ -74,7 +74,6 @@ def shares(
             low, high = rank * (rest // world_size), (rank + 1) * (rest // world_size)
         else:
             low, high = rest * rank // world_size, rest * (rank + 1) // world_size
-        least = 2 if even and full else 1
-        if high - low >= least:
+        if low < high and not (even and full and rest == 1):
             result.append(slice(full * whole + low, full * whole + high))
     return result
