@@ -8,7 +8,6 @@ single node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from types import ModuleType
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+from timestepper.controllers.second_gradients import second_gradients
 
 
 def recurrence(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,28 +99,6 @@ def composed(averaged: Tensor, *operands: Tensor) -> Tensor:
     from_inputs = torch.addmm(bias_gates, x, weight_gates[:, :hidden].t())
     h, _, _ = recurrence(from_inputs, weight_gates[:, hidden:])
     return torch.addmm(bias_out, h, weight_out.t()).sigmoid()
-
-
-def second_gradients(
-    compute: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Compute gradients that have gradients themselves.
-
-    Args:
-        compute: the function of the inputs, in torch's own operations.
-        inputs: its inputs.
-        grad_output: of what it returns.
-
-    Returns:
-        The gradient of each input, None for those that need none.
-    """
-    device = grad_output.device.type
-    low_precision = torch.amp.is_autocast_available(device)
-    with torch.autocast(device, enabled=False) if low_precision else nullcontext():
-        output = compute(*inputs)
-    wanted = [one for one in inputs if one.requires_grad]
-    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-    return tuple(next(grads) if one.requires_grad else None for one in inputs)
 
 
 def _fits_a_kernel(tensor: Tensor) -> bool:

@@ -15,6 +15,7 @@ from timestepper.data.splits import Split
 from timestepper.errors import DataError
 
 SECONDS_TO_LEAVE = 60
+"""How long a worker goes on after SIGTERM."""
 
 
 class FileSplit(Split):

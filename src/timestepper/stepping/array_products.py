@@ -20,7 +20,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.controllers.arrays import Array, ArrayController
-from timestepper.controllers.lstm_steps import second_gradients
+from timestepper.controllers.second_gradients import second_gradients
 from timestepper.stepping.branches import average_weights
 from timestepper.stepping.factors import Run, along
 

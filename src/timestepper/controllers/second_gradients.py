@@ -1,0 +1,31 @@
+"""Second derivatives of operations whose first ones are written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+
+def second_gradients(
+    compute: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients that have gradients themselves.
+
+    Args:
+        compute: the function of the inputs, in torch's own operations.
+        inputs: its inputs.
+        grad_output: of what it returns.
+
+    Returns:
+        The gradient of each input, None for those that need none.
+    """
+    device = grad_output.device.type
+    low_precision = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, enabled=False) if low_precision else nullcontext():
+        output = compute(*inputs)
+    wanted = [one for one in inputs if one.requires_grad]
+    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+    return tuple(next(grads) if one.requires_grad else None for one in inputs)
