@@ -17,9 +17,12 @@ from timestepper.training.loop import train
 from timestepper.training.run import Run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_reports_of_trainings():
-    """They take longer than the trainings; reports of damaged runs are a test of their own."""
+    """They take longer than the trainings; reports of damaged runs are a test of their own.
+
+    Undone after each file: the same process goes on with tests of reports.
+    """
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr("timestepper.training.loop.write_report", lambda *_: "no report")
         yield
