@@ -6,6 +6,22 @@ import hashlib
 import os
 from pathlib import Path
 
+from timestepper.errors import ConfigurationError
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Replace a leading ``~`` or ``~user`` by the home folder.
+
+    Raises:
+        ConfigurationError: there is no such user, or it is not known where the home folder is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{os.fspath(path)}: it is not known which folder that is; write the path out"
+        ) from error
+
 
 def write_new(path: Path, content: bytes | memoryview) -> Path:
     """Write a file under another name and flush it to the disk; return it, to be renamed.

@@ -1,11 +1,15 @@
 """A user's mistakes: one line that names the thing and the remedy, status 2, nothing lost."""
 
+import functools
+import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from endings import contents
 from lightning_fabric.accelerators import CUDAAccelerator
+from PIL import Image
 
 from timestepper.cli import main
 
@@ -70,6 +74,13 @@ SETTINGS = {
     ),
     ("--recipe", "cifar11"): "recipe 'cifar11' is neither a file nor a recipe's name; did you mean",
     ("--resume", "nowhere"): "there is no run folder nowhere",
+    ("--resume=nowhere", "--epochs=30"): "leave the other settings out",  # also the defaults
+    ("--network.name=timm/resnet18", "--network.options.in_chans=1"): (
+        "option 'in_chans' of 'resnet18' is called 'in_channels' here"
+    ),
+    ("--data.name=imagefolder", "--data.data_dir=~nobody.of.that.name/images"): (
+        "~nobody.of.that.name/images: it is not known which folder that is; write the path out"
+    ),
     ("mine",): "there is no argument 'mine' here; settings are written as --name value",
     ("--epochs",): "epochs: expected one argument",
 }
@@ -231,13 +242,67 @@ def test_folders_of_images(make_folder, refuse):
         return refuse("train", *TINY, "--data.name", "imagefolder", "--data.data_dir", str(folder))
 
     Path("empty").mkdir()
-    assert train("empty").startswith("data set 'imagefolder' was not found in empty; pass --data.")
+    assert train("empty").startswith("data set 'imagefolder' was not found in empty; name the ")
     broken = make_folder("broken", sizes=((32, 32),))
     (broken / "train" / "cat" / "0.png").write_bytes(b"no picture")
     assert "cat/0.png cannot be read" in train(broken)
     for image in (broken / "train" / "cat").iterdir():
         image.unlink()
+    deep = make_folder("deep")
+    Image.fromarray(np.full((8, 8), 300, np.uint16)).save(deep / "test" / "dog" / "1.png")
+    assert "dog/1.png has 16 bits or more a pixel (PIL's mode I;16); convert it" in train(deep)
+    odd = make_folder("odd")
+    for split in ("train", "test"):
+        (odd / split / "cat").rename(odd / split / os.fsdecode(b"caf\xe9"))
+    assert "test/caf\\udce9 is not UTF-8; rename it" in train(odd).replace("train/", "test/")
     assert "has no images; add or remove it" in train(broken)
+
+
+@pytest.mark.parametrize("controller", ["lstm", "none"])
+def test_networks_that_do_not_fit(controller, make_folder, refuse):
+    def train(*network):
+        data = ("--data.name", "imagefolder", "--data.data_dir", str(make_folder("images")))
+        return refuse("train", *data, "--stepping.controller", controller, *network)
+
+    said = train("--network.name", "timm/vit_tiny_patch16_224")
+    assert said.startswith(
+        "network 'timm/vit_tiny_patch16_224' can't be trained on images of 3x8x8"
+    )
+    assert said.endswith("; change data.image_size, or the network or its options")
+
+
+def test_networks_that_give_no_scores(refuse):
+    network = ("--network.name", "timm/resnet10t", "--network.options.features_only", "true")
+    assert refuse("train", *network) == (
+        "network 'timm/resnet10t' gives list for 2 images in training; it must give one tensor of "
+        "scores, (2, 10): change the network or its options"
+    )
+
+
+def test_compile_without_a_compiler(monkeypatch, refuse):
+    def compiled(function, **_):
+        return functools.partial(fail, function)
+
+    def fail(*_):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nmore")
+
+    monkeypatch.setattr("torch.compile", compiled)
+    assert refuse("train", *TINY, "--compile", "true") == (
+        "torch.compile does not work here (InvalidCxxCompiler: No working C++ compiler found); "
+        "install a C++ compiler, or set compile to false"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="no devices")
+def test_devices_and_links_as_output(refuse):
+    assert main(["train", *TINY, "--folder", "run"]) == 0
+    for command in (["fold", "run"], ["report", "run"]):
+        said = refuse(*command, "--output", "/dev/null", "--force")
+        assert said == "/dev/null is no ordinary file; name a file with --output"
+    Path("link").symlink_to("weights.safetensors")
+    assert main(["fold", "run", "--output", "link"]) == 0
+    assert Path("link").is_symlink()
+    assert Path("weights.safetensors").stat().st_size > 10_000
 
 
 def test_steps_that_can_not_be_explained(refuse):

@@ -82,6 +82,18 @@ def test_locale_c_and_a_home_that_can_not_be_written(make_folder):
     assert problem[0].endswith("terminal's encoding; rename it, or set PYTHONUTF8=1")
 
 
+def test_configurations_and_tables_in_other_encodings(make_folder):
+    data = make_folder()
+    assert end(*training(data, "run"))[0] == 0
+    with Path("run/configuration.yaml").open("a", encoding="utf-8") as file:
+        file.write("# für später\n")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    status, said, problem = command("steps", "run", HOME=os.curdir, **ascii_only)
+    assert (status, problem) == (0, [])
+    assert "stage" in said
+    assert said.isascii()
+
+
 def test_a_name_that_is_no_text():
     status, said, problem = end("evaluate", os.fsdecode(b"caf\xe9"))
     assert (status, said) == (2, "")

@@ -55,6 +55,35 @@ def test_worker_processes_decode_the_same(make_folder, monkeypatch):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_files_that_are_no_images_are_named(make_folder, caplog):
+    folder = make_folder()
+    for name in ("a.gif", "notes.txt", ".hidden"):
+        (folder / "train" / "dog" / name).write_bytes(b"")
+    load("imagefolder", data_dir=folder)
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"files left out of {folder / 'train'}: 2, such as {folder / 'train' / 'dog' / 'a.gif'}; "
+        "images are taken from .jpg .jpeg "
+    )
+
+
+def test_files_whose_names_are_no_text(make_folder):
+    folder = make_folder()
+    image = folder / "train" / "dog" / "1.png"
+    image.rename(image.with_name(os.fsdecode(b"caf\xe9.png")))
+    assert len(load("imagefolder", data_dir=folder).train) == 12
+    assert len(load("imagefolder", data_dir=folder).train) == 12  # from the cache
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.float32, "F")])
+def test_pixels_of_more_than_8_bits_are_refused(dtype, mode, make_folder):
+    folder = make_folder()
+    (folder / "train" / "dog" / "1.png").unlink()
+    Image.fromarray(np.full((8, 8), 200, dtype)).save(folder / "train" / "dog" / "1.tiff")
+    with pytest.raises(DataError, match=rf"1\.tiff has 16 bits .* mode {mode}\); convert it to 8"):
+        load("imagefolder", data_dir=folder)
+
+
 def test_folder_from_the_environment(make_folder, monkeypatch):
     monkeypatch.setenv("TIMESTEPPER_DATA", str(make_folder()))
     assert len(load("imagefolder").test) == 6

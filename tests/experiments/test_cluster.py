@@ -100,6 +100,7 @@ def submitted():
     return len(list(JOBS.glob("*_submitted.pkl")))
 
 
+@pytest.mark.slow
 def test_local_jobs_fail_alone_go_on_and_come_to_the_same_weights(weights):
     plain, stepped = planned_runs()
     (broken,) = planned_runs(("tsc-indp",))

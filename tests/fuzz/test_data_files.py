@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from damage import damaged
 from endings import assert_ends_clearly
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -126,6 +126,7 @@ def test_images(images, data):
         assert labels.max() < len(loaded.classes)
 
 
+@settings(max_examples=settings.default.max_examples * 2 // 5)  # trainings take longer
 @given(st.data())
 def test_training(images, data):
     """What the command line makes of it."""
@@ -135,7 +136,7 @@ def test_training(images, data):
     for path in data.draw(st.lists(st.sampled_from(paths), min_size=1, max_size=2, unique=True)):
         path.write_bytes(data.draw(picture()))
     shutil.rmtree("run", ignore_errors=True)
-    settings = {
+    options = {
         "--network.name": "cifar_resnet8",
         "--data.name": "imagefolder",
         "--data.data_dir": "images",
@@ -144,5 +145,5 @@ def test_training(images, data):
         "--accelerator": "cpu",
         "--folder": "run",
     }
-    words = [word for pair in settings.items() for word in pair]
+    words = [word for pair in options.items() for word in pair]
     assert_ends_clearly("train", *words, may_write=["run"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from damage import damaged
 from endings import assert_ends_clearly
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 READING = (
@@ -46,6 +46,7 @@ def test_reading(fresh, data):
     assert_ends_clearly(*command, may_write=WRITTEN)
 
 
+@settings(max_examples=settings.default.max_examples * 2 // 5)  # trainings take longer
 @given(st.data())
 def test_resuming(fresh, data):
     files = sorted(path for path in fresh().rglob("*") if path.is_file())

@@ -32,7 +32,6 @@ print("left:", *(name for name in names if "gloo" in name), file=sys.stderr)
 sys.exit(status)
 """
 ONE_STEP = """
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +63,7 @@ if fabric.world_size > 1:
     torch.distributed.destroy_process_group()
 """
 DOUBLE = """
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,31 +74,29 @@ from timestepper.training.configuration import *
 from timestepper.training.run import Run
 
 loop.build_network = lambda *given: build_network(*given).double()
-configuration = Configuration(
+plain = Configuration(
     network=NetworkConfiguration("cifar_resnet14"),
-    stepping=SteppingConfiguration(sys.argv[-1]),
     accelerator="cpu",
     batch_size=48,
     sync_batch_norm=True,
 )
-fabric = build_fabric(configuration)
-trainer = loop.Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
+fabric = build_fabric(plain)
 found = []
-for step, (inputs, labels) in zip(range(4), trainer.batches(0)):
-    trainer.step(inputs.double(), labels)
-    gradients = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
-    found.append((gradients, {k: v.clone() for k, v in trainer.network.state_dict().items()}))
-    trainer.batch += 1
+for controller in ("lstm", "lstm+"):
+    configuration = replace(plain, stepping=SteppingConfiguration(controller))
+    trainer = loop.Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
+    for step, (inputs, labels) in zip(range(4), trainer.batches(0)):
+        trainer.step(inputs.double(), labels)
+        gradients = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
+        found.append((gradients, {k: v.clone() for k, v in trainer.network.state_dict().items()}))
+        trainer.batch += 1
 torch.save(found, f"{fabric.world_size}-{fabric.global_rank}.pt")
 if fabric.world_size > 1:
     torch.distributed.destroy_process_group()
 """
-SETTINGS = ("--network.name", "cifar_resnet8", "--accelerator", "cpu", "--epochs", "2")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_each(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+NETWORK = ("--network.name", "cifar_resnet8", "--accelerator", "cpu")
+SETTINGS = (*NETWORK, "--epochs", "2")
+LONGER = (*NETWORK, "--epochs", "4")
 
 
 def torchrun(*arguments, program=COMMAND):
@@ -112,17 +109,25 @@ def run(*arguments, program=COMMAND):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_two_processes_train_one_network():
-    done = run(*SETTINGS, "--folder", "run")
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A training of two processes: its folder, and what they said."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    done = run(*LONGER, "--folder", str(folder))
     assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_two_processes_train_one_network(unbroken):
+    folder, done = unbroken
     lines = done.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
-    assert len(lines) == 4  # the second process keeps quiet
-    assert lines[-1] == "report: run/report.html"
+    assert [line.split("  ")[0] for line in lines[:4]] == [f"epoch {n}/4" for n in (1, 2, 3, 4)]
+    assert len(lines) == 6  # the second process keeps quiet
+    assert lines[-1] == f"report: {folder}/report.html"
     # A thread of the process group that is left may abort the process at its end.
     assert [line for line in done.stderr.splitlines() if line.startswith("left:")] == ["left:"] * 2
-    trained = load_trained(Run(Path("run")))
-    row = checkpoint("run")["history"][-1]
+    trained = load_trained(Run(folder))
+    row = checkpoint(folder)["history"][-1]
     scores = evaluate(trained.network, trained.images, trained.fabric, 250)
     assert scores.accuracy == pytest.approx(row["test_accuracy"], abs=1e-6)
     assert scores.loss == pytest.approx(row["test_loss"], rel=1e-4)
@@ -147,14 +152,14 @@ def test_the_stability_penalty_counts_as_much_on_two_processes_as_on_one():
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("controller", ["lstm", "lstm+"])
-def test_two_processes_do_what_one_does_with_the_same_batch(controller):
-    """Gradients, weights and statistics of each of four steps, in float64."""
-    done = run(controller, program=DOUBLE)
+def test_two_processes_do_what_one_does_with_the_same_batch():
+    """Gradients, weights and statistics of each of four steps of each controller, in float64."""
+    done = run(program=DOUBLE)
     assert done.returncode == 0, done.stderr
-    alone = subprocess.run([sys.executable, "-c", DOUBLE, controller], timeout=300)
+    alone = subprocess.run([sys.executable, "-c", DOUBLE], timeout=300)
     assert alone.returncode == 0
     one, *both = (torch.load(f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    assert len(one) == 8
     for ranks in both:
         for expected, found in zip(one, ranks, strict=True):
             for kind in (0, 1):
@@ -169,10 +174,8 @@ def children(pid):
     return [int(child) for child in listed.split()]
 
 
-def test_a_worker_is_killed_and_torchrun_starts_again():
-    settings = ("--network.name", "cifar_resnet8", "--accelerator", "cpu", "--epochs", "4")
-    assert run(*settings, "--folder", "unbroken").returncode == 0
-    command = torchrun(*settings, "--folder", "killed")
+def test_a_worker_is_killed_and_torchrun_starts_again(unbroken):
+    command = torchrun(*LONGER, "--folder", "killed")
     command.insert(1, "--max-restarts=1")
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
@@ -182,7 +185,7 @@ def test_a_worker_is_killed_and_torchrun_starts_again():
         shown, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert [line.split("  ")[0] for line in shown.splitlines()[:2]] == ["epoch 3/4", "epoch 4/4"]
-    assert_identical(checkpoint("killed"), checkpoint("unbroken"))
+    assert_identical(checkpoint("killed"), checkpoint(unbroken[0]))
 
 
 def test_a_restart_does_not_go_on_with_another_training(monkeypatch, capsys):
@@ -196,14 +199,14 @@ def test_a_restart_does_not_go_on_with_another_training(monkeypatch, capsys):
     assert Path("run/metrics.csv").read_bytes() == before
 
 
-def test_two_machines():
+@pytest.mark.slow
+def test_two_machines(unbroken):
     """Two torchrun agents that find each other, as on two machines, end as one with two workers."""
-    assert run(*SETTINGS, "--folder", "one").returncode == 0
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     meeting = ("--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}", "--rdzv_id=test")
-    program = [*("--no-python", BIN / "timestepper", "train"), *SETTINGS, "--folder", "two"]
+    program = [*("--no-python", BIN / "timestepper", "train"), *LONGER, "--folder", "two"]
     command = [BIN / "torchrun", "--nnodes=2", "--nproc_per_node=1", *meeting, *program]
     agents = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -211,8 +214,8 @@ def test_two_machines():
     ]
     said = [agent.communicate(timeout=200) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
-    assert sorted(len(shown.splitlines()) for shown, _ in said) == [0, 4]
-    assert_identical(checkpoint("two"), checkpoint("one"))
+    assert sorted(len(shown.splitlines()) for shown, _ in said) == [0, 6]
+    assert_identical(checkpoint("two"), checkpoint(unbroken[0]))
 
 
 @pytest.mark.slow

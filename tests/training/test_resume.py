@@ -144,6 +144,28 @@ def test_settings_of_the_optimizer_that_were_changed_hold(monkeypatch):
     assert seen == changed
 
 
+def change(setting, value):
+    path = Path("run/configuration.yaml")
+    text, found = re.subn(rf"(?m)^{setting}: .*$", f"{setting}: {value}", path.read_text())
+    assert found == 1
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("updates", [4, UPDATES])
+def test_another_batch_size_is_refused_within_an_epoch(updates, monkeypatch):
+    interrupt("run", monkeypatch, updates)
+    change("batch_size", 20)
+    with pytest.raises(RunError, match="another batch_size; put back"):
+        start("run", resume=True)
+
+
+def test_another_batch_size_from_the_next_epoch_on():
+    start("run", epochs=1)
+    change("batch_size", 20)
+    change("epochs", 2)
+    assert "epoch 2/2" in start("run", resume=True)
+
+
 def test_other_images_are_refused(make_folder, monkeypatch):
     folder = make_folder("images", train=8)
     data = DataConfiguration("imagefolder", str(folder))

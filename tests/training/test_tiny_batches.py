@@ -21,7 +21,7 @@ def test_batches_of_one_image_are_refused(tmp_path, capsys):
     assert main(command) == 2
     assert capsys.readouterr().err == (
         "timestepper: error: a process gets batches of 1 image, too small for a network that has a "
-        "single value per channel left of an image of 4x4; make batch_size larger\n"
+        "single value per channel left of an image of 1x4x4; make batch_size larger\n"
     )
     assert not (tmp_path / "run").exists()
 

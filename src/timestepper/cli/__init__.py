@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from importlib import import_module
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from timestepper import __version__
+from timestepper.cli.parser import CommandParser
 from timestepper.errors import TimestepperError, did_you_mean
 from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import explain
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 for a user's mistake; 128 and the signal's number after a signal.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without γ or … shows the rest
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = ArgumentParser(
         prog="timestepper",
@@ -58,13 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     named = next((word for word in given if not word.startswith("-")), "")
     chosen = parser
     for name, summary in COMMANDS.items():
-        own = ArgumentParser(
+        own = CommandParser(
             description=summary,
             exit_on_error=False,
             allow_abbrev=False,
         )
         if name == named:
             command, chosen = import_module(f"timestepper.cli.{name}"), own
+            own.given = given[given.index(named) + 1 :]
             own.epilog = "examples:\n" + "\n".join(f"  {line}" for line in command.EXAMPLES)
             command.add_arguments(own)
         commands.add_subcommand(name, own, help=summary)

@@ -54,9 +54,14 @@ def output_path(
 
     Raises:
         RunError: it exists already, and is no empty folder where one is wanted; it is a folder
-            where a file is wanted, or the other way round; or its own folder does not exist.
+            where a file is wanted, or the other way round, or a device; or its own folder does
+            not exist.
     """
     path = Path(parsed.output) if parsed.output is not None else default
+    if path.is_symlink():
+        path = path.resolve()  # What it points to is written, and not the link.
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise RunError(f"{path} is no ordinary file; name a file with --output")
     if path.exists() and path.is_dir() != is_folder:
         there, wanted = ("file", "folder") if is_folder else ("folder", "file")
         raise RunError(f"{path} is a {there}; name a {wanted} with --output")

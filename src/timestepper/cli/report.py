@@ -83,8 +83,9 @@ def _path(parsed: Namespace, folders: list[Path]) -> Path:
         path = Path(parsed.output)
         if not path.parent.is_dir():
             raise RunError(f"{path} can't be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise RunError(f"{path} is a folder; name a file with --output")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no ordinary file"
+        raise RunError(f"{path} is {what}; name a file with --output")
     if path.exists() and not parsed.force and not is_report(path):
         raise RunError(
             f"{path} exists already and is no report; name another with --output, or add --force"

@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError
 from timestepper.training.configuration import Configuration
 from timestepper.training.loop import train
@@ -44,12 +45,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_configuration(parser)
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+def run(parser: CommandParser, parsed: Namespace) -> int:
     """Train."""
     configuration = to_configuration(parser, parsed)
     resume = parsed.resume is not None
     if resume:
-        if configuration != Configuration() or parsed.folder is not None:
+        if list(parser.parse_args(parser.given, defaults=False).keys()) != ["resume"]:
             raise ConfigurationError(
                 "--resume continues a run with its own configuration; leave the other settings "
                 f"out, or change {parsed.resume}/configuration.yaml"

@@ -11,13 +11,25 @@ from pathlib import Path
 
 from torch import Tensor
 
+from timestepper.errors import ConfigurationError
+
 log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """Say where caches go: ``$XDG_CACHE_HOME/timestepper``, else ``~/.cache/timestepper``."""
+    """Say where caches go: ``$XDG_CACHE_HOME/timestepper``, else ``~/.cache/timestepper``.
+
+    Raises:
+        ConfigurationError: the variable is not set, and there is no home folder.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "timestepper"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "timestepper"
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "it is not known where the home folder is, in which caches are kept; set HOME or "
+            "XDG_CACHE_HOME"
+        ) from error
 
 
 def entry(cache_dir: Path, folder: Path, image_size: int | None) -> Path:

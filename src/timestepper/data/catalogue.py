@@ -22,6 +22,7 @@ from timestepper.data.readers import (
 from timestepper.data.resize import resize
 from timestepper.data.splits import MemorySplit
 from timestepper.errors import ConfigurationError, DataError, did_you_mean
+from timestepper.files import expanded
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def load(
         raise ConfigurationError(f"workers is {workers}; it must be 0 or more")
     if image_size is not None and image_size < 1:
         raise ConfigurationError(f"image_size is {image_size}; it must be 1 or more")
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = None if data_dir is None else expanded(data_dir)
     if isinstance(source, _ArraySource):
         arrays, augmentation = source.read(folder, download), source.augmentation
         if image_size is not None:
@@ -128,15 +129,16 @@ def load(
         searched,
         source.places,
         lambda place: (place / "train").is_dir(),
-        "pass --data.data_dir with the folder that holds train/ and "
-        + " or ".join(f"{test}/" for test in source.test_names),
+        "name the folder that holds train/ and "
+        + " or ".join(f"{test}/" for test in source.test_names)
+        + " with --data.data_dir; a run's is in its configuration.yaml",
     )
     return load_folder(
         name,
         found,
         test_names=source.test_names,
         keep_small=source.keep_small,
-        cache_dir=cache.default_folder() if cache_dir is None else Path(cache_dir).expanduser(),
+        cache_dir=cache.default_folder() if cache_dir is None else expanded(cache_dir),
         image_size=image_size,
         workers=workers,
     )

@@ -113,20 +113,49 @@ def load_folder(
 
 
 def _scan(folder: Path) -> tuple[tuple[str, ...], _Files]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+    from torchvision.datasets.folder import (
+        IMG_EXTENSIONS,
+        has_file_allowed_extension,
+        make_dataset,
+    )
+
+    left_out: list[str] = []
+
+    def is_image(path: str) -> bool:
+        if has_file_allowed_extension(path, IMG_EXTENSIONS):
+            return True
+        if not Path(path).name.startswith("."):
+            left_out.append(path)
+        return False
 
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise DataError(f"{folder} has no class folders; put the images of each class into one")
+    for name in classes:
+        if not _is_text(name):
+            raise DataError(f"the name of class folder {folder / name} is not UTF-8; rename it")
     numbers = {name: number for number, name in enumerate(classes)}
-    found = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    found = make_dataset(str(folder), numbers, is_valid_file=is_image, allow_empty=True)
     labels = [int(label) for _, label in found]
     empty = sorted(set(numbers.values()) - set(labels))
     if empty:
         raise DataError(
             f"class folder {folder / classes[empty[0]]} has no images; add or remove it"
         )
+    if left_out:
+        log.warning(
+            "files left out of %s: %d, such as %s; images are taken from %s",
+            *(folder, len(left_out), min(left_out), " ".join(IMG_EXTENSIONS)),
+        )
     return tuple(classes), _Files([str(path) for path, _ in found], labels)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python's stand-ins for bytes that are not
+        return False
+    return True
 
 
 def _small_images(
@@ -177,5 +206,7 @@ def _fingerprint(folder: Path, paths: Sequence[str]) -> str:
     for path in paths:
         status = Path(path).stat()
         relative = path.removeprefix(str(folder))
-        digest.update(f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(
+            f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()

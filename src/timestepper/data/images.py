@@ -26,18 +26,24 @@ def read(path: str) -> Image:
         A PIL image of three channels.
 
     Raises:
-        DataError: if the file is no image, or a broken one.
+        DataError: if the file is no image, or a broken one, or has other pixels than 8 bits a
+            channel, which would turn white or black.
     """
     from PIL import Image
 
     try:
         # Of what it only warns of, such as odd metadata, nothing concerns the pixels.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            return image.convert("RGB")
+            has_bytes = not image.mode.startswith(("I", "F"))
+            if has_bytes:
+                return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"image {path} cannot be read ({str(error).splitlines()[0]}); mend or remove it"
         ) from error
+    raise DataError(
+        f"image {path} has 16 bits or more a pixel (PIL's mode {image.mode}); convert it to 8 bits"
+    )
 
 
 def crop_box(height: int, width: int, source: torch.Generator) -> tuple[int, int, int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from functools import cache
@@ -19,6 +18,7 @@ from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError
 from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stepping import attach
+from timestepper.stepping.undisturbed import left_as_it_was
 from timestepper.training.configuration import Configuration
 from timestepper.training.memory import keep_memory
 from timestepper.training.sync_batch_norm import synchronise_batch_norms
@@ -137,16 +137,14 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
     """Build the network and attach its step sizes.
 
     Raises:
-        ConfigurationError: as for :func:`build_plain_network`.
+        ConfigurationError: as for :func:`build_plain_network`, and if the network does not take
+            the images or gives no scores for them.
         NoBranchError: the network has no residual branch.
         FoldError: step sizes can't be folded into a branch.
     """
     network = build_plain_network(configuration, images)
+    _require_fit(network, configuration, images)
     example = torch.zeros(1, images.channels, *images.image_size)
-    processes = distributed.get_world_size() if distributed.is_initialized() else 1
-    smallest = min(configuration.batch_size, len(images.train)) // processes
-    if smallest == 1 and not configuration.sync_batch_norm:
-        _require_more_than_one_value(network, example)
     if configuration.sync_batch_norm and distributed.is_initialized():
         network = synchronise_batch_norms(network)
     if configuration.stepping.controller != "none":
@@ -161,23 +159,52 @@ def build_network(configuration: Configuration, images: DataSet) -> nn.Module:
     return network
 
 
-def _require_more_than_one_value(network: nn.Module, image: Tensor) -> None:
-    """Make sure that a single image leaves batch norms something to normalise by."""
+def _require_fit(network: nn.Module, configuration: Configuration, images: DataSet) -> None:
+    """Make sure that the network takes the smallest batch in training and gives scores for it."""
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
+    smallest = min(configuration.batch_size, len(images.train)) // processes
+    count = 1 if smallest == 1 and not configuration.sync_batch_norm else 2
+    name = configuration.network.name
+    shape = (images.channels, *images.image_size)
+    size = "x".join(map(str, shape))
     try:
-        with torch.no_grad():
-            copy.deepcopy(network).train()(image)
-    except ValueError as error:
+        with left_as_it_was(network), torch.random.fork_rng([]), torch.no_grad():
+            scores = network.train()(torch.zeros(count, *shape))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if count == 1 and "more than 1 value per channel" in reason:
+            raise ConfigurationError(
+                "a process gets batches of 1 image, too small for a network that has a single "
+                f"value per channel left of an image of {size}; make batch_size larger"
+            ) from error
         raise ConfigurationError(
-            "a process gets batches of 1 image, too small for a network that has a single value "
-            f"per channel left of an image of {image.shape[2]}x{image.shape[3]}; make batch_size "
-            "larger"
+            f"network '{name}' can't be trained on images of {size}: {reason}; change "
+            "data.image_size, or the network or its options"
         ) from error
+    if not isinstance(scores, Tensor) or scores.shape != (count, images.num_classes):
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ConfigurationError(
+            f"network '{name}' gives {found} for {count} images in training; it must give one "
+            f"tensor of scores, {(count, images.num_classes)}: change the network or its options"
+        )
 
 
 def build_module(configuration: Configuration, network: nn.Module, device: torch.device) -> Any:
-    """Build what runs in training: the network, or what torch.compile makes of it."""
+    """Build what runs in training: the network, or what torch.compile makes of it.
+
+    Raises:
+        ConfigurationError: nothing can be compiled on this machine.
+    """
     if not configuration.compile:
         return network
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except (RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigurationError(
+            f"torch.compile does not work here ({reason}); install a C++ compiler, or set compile "
+            "to false"
+        ) from error
     # A GPU waits for the launches of small networks' kernels: CUDA graphs launch them at once.
     return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else "default")
 

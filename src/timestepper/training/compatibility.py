@@ -18,6 +18,7 @@ ADDED: dict[str, Any] = {
     "penalty": None,
     "last_penalty": None,
     "skipped": None,
+    "batch_size": None,
     "validation": 0,
     "explanations": [],
 }
@@ -39,6 +40,7 @@ def require_same_training(
         RunError: it was written with other settings, or the run was begun with other images.
     """
     held_out, explanations = state.get("validation"), state.get("explanations")
+    within_epoch = state.get("batch") != 0 and state["batch_size"] is not None
     explains = isinstance(explanations, list) and len(explanations) > 0
     same = {
         "ema_decay": (state.get("ema") is None) == (configuration.ema_decay is None),
@@ -50,6 +52,7 @@ def require_same_training(
         ),
         "data.validation": type(held_out) is int and held_out == configuration.data.validation,
         "stepping.explain": explains == configuration.stepping.explain,
+        "batch_size": not within_epoch or state["batch_size"] == configuration.batch_size,
     }
     for setting, is_same in same.items():
         if not is_same:

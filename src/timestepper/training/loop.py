@@ -135,8 +135,7 @@ class Trainer:
         self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
         self.penalty = build_penalty(configuration, self.network, images)
         self.last_penalty: Tensor | None = None
-        skip = configuration.optimizer.skip_not_finite
-        self.guard = Guard(self.network, fabric, skip=skip)
+        self.guard = Guard(self.network, fabric, skip=configuration.optimizer.skip_not_finite)
         self.skipped = 0
         optimizer = build_optimizer(configuration, self.network)
         module = build_module(configuration, self.network, fabric.device)
@@ -342,6 +341,7 @@ class Trainer:
             "generators": generator_states(self.fabric),
             "epoch": self.epoch,
             "batch": self.batch,
+            "batch_size": self.configuration.batch_size,
             "skipped": self.skipped if self.guard.skip else None,
             "history": self.history,
             "validation": self.configuration.data.validation,

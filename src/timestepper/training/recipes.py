@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from timestepper.errors import ConfigurationError, did_you_mean
-from timestepper.files import write_atomically
+from timestepper.files import expanded, write_atomically
 from timestepper.training.configuration import Configuration
 
 PACKAGE = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         ConfigurationError: there is no such file, and no recipe of that name.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     return path if path.is_file() else packaged_recipe(name)
 
 
@@ -95,7 +95,7 @@ def read_configuration(path: Path) -> Configuration:
     """
     parser = _file_parser()
     try:
-        return to_configuration(parser, parser.parse_path(path))
+        return to_configuration(parser, parser.parse_string(path.read_text(encoding="utf-8")))
     except ConfigurationError:
         raise
     except MALFORMED as error:
