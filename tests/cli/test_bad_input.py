@@ -76,7 +76,7 @@ SETTINGS = {
     ("--resume", "nowhere"): "there is no run folder nowhere",
     ("--resume=nowhere", "--epochs=30"): "leave the other settings out",  # also the defaults
     ("--network.name=timm/resnet18", "--network.options.in_chans=1"): (
-        "option 'in_chans' of 'resnet18' is called 'in_channels' here"
+        "in_chans is in_channels: give only one of them"
     ),
     ("--data.name=imagefolder", "--data.data_dir=~nobody.of.that.name/images"): (
         "~nobody.of.that.name/images: it is not known which folder that is; write the path out"

@@ -1,5 +1,6 @@
 """timm's training script, by a stand-in that calls timm's public pieces in the same order."""
 
+import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -25,6 +26,7 @@ def train(make_folder):
     def run(*arguments, stepping=()):
         where = ["--data-dir", str(data), "--output", "out", "--experiment", "run"]
         status = main(["train", *stepping, str(STAND_IN), *where, *SMALL, *arguments])
+        logging.disable(logging.NOTSET)  # The script had disabled it.
         assert timm.create_model is timm.models.create_model
         assert timm.create_model.__module__.startswith("timm.")
         assert sys.argv[0] != str(STAND_IN)

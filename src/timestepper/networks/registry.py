@@ -117,9 +117,9 @@ def _build(name: str, builder: Any, bare: str, options: dict[str, Any]) -> nn.Mo
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:
     import timm
 
-    if "in_chans" in options:
-        raise ConfigurationError(f"option 'in_chans' of '{name}' is called 'in_channels' here")
     if "in_channels" in options:
+        if "in_chans" in options:
+            raise ConfigurationError("in_chans is in_channels: give only one of them")
         options["in_chans"] = options.pop("in_channels")
     network: nn.Module = timm.create_model(name, pretrained=False, **options)
     return network

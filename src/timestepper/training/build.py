@@ -197,6 +197,13 @@ def build_module(configuration: Configuration, network: nn.Module, device: torch
     """
     if not configuration.compile:
         return network
+    _require_compiler(device)
+    # A GPU waits for the launches of small networks' kernels: CUDA graphs launch them at once.
+    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else "default")
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Make sure that torch.compile works at all, which takes a compiler."""
     try:
         torch.compile(torch.neg)(torch.zeros(1, device=device))
     except (RuntimeError, ImportError) as error:
@@ -205,8 +212,6 @@ def build_module(configuration: Configuration, network: nn.Module, device: torch
             f"torch.compile does not work here ({reason}); install a C++ compiler, or set compile "
             "to false"
         ) from error
-    # A GPU waits for the launches of small networks' kernels: CUDA graphs launch them at once.
-    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else "default")
 
 
 def build_penalty(
