@@ -42,8 +42,9 @@ def test_paper_scale_is_the_papers_protocol(name):
     # Differences between controllers are small: two seeds more than the paper has.
     cifar = 5 if name == "controllers" else 3
     assert scale.seeds == (1 if "imagenet" in scale.protocols else cifar)
+    recipes = {protocol: read_configuration(find_recipe(protocol)) for protocol in scale.protocols}
     for each in plan(read_study(name).methods, scale, RUNS, None):
-        protocol = read_configuration(find_recipe(each.protocol))
+        protocol = recipes[each.protocol]
         own = {"network", "stepping", "seed", "data"}
         for field in dataclasses.fields(protocol):
             if field.name not in own:

@@ -113,20 +113,22 @@ def plan(
         RunError: a run in the folder was made with other settings.
     """
     known = read_methods()
+    bases = {name: read_configuration(packaged_recipe(name)) for name in scale.protocols}
     planned = []
     for protocol, (label, network), seed, method in itertools.product(
         scale.protocols, scale.networks.items(), range(scale.seeds), methods
     ):
         if method not in known:
             raise ConfigurationError(f"there is no method '{method}'{did_you_mean(method, known)}")
-        base = read_configuration(packaged_recipe(protocol))
-        settings = {
-            "seed": seed,
-            "network": {"name": network},
-            "data": {"data_dir": data_dir, "download": download},
-        }
+        base = bases[protocol]
+        base = replace(
+            base,
+            seed=seed,
+            network=replace(base.network, name=network),
+            data=replace(base.data, data_dir=data_dir, download=download),
+        )
         where = f"method {method}"
-        configuration = overlaid(overlaid(base, settings, where), known[method].settings, where)
+        configuration = overlaid(base, known[method].settings, where)
         if configuration.data.validation:
             raise ConfigurationError(
                 f"{where} under protocol {protocol} has data.validation "

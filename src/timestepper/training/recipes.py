@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def write_configuration(configuration: Configuration, path: Path) -> None:
     write_atomically(path, parser.dump(parsed, skip_unset=False).encode())
 
 
+@cache
 def _file_parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Configuration)
