@@ -29,7 +29,7 @@ SETTINGS = {
     "average": {"ema_decay": 0.9},
     "step-schedule": {"schedule": ScheduleConfiguration("step"), "seed": 3},
     # Drop path draws from torch's generator in every step.
-    "drop-path": {"network": NetworkConfiguration("timm/resnet10t", {"drop_path_rate": 0.5})},
+    "drop-path": {"network": NetworkConfiguration("timm/test_resnet", {"drop_path_rate": 0.5})},
     # Each power iteration goes on from the one before.
     "bound": {"stability": StabilityConfiguration("bound", 0.01)},
     "spectral": {"stability": StabilityConfiguration("spectral", 0.01), "ema_decay": 0.9},
