@@ -58,11 +58,10 @@ def locate(
         for place in places:
             if holds(root / place):
                 return root / place
-    where = (
-        ", ".join(map(str, searched))
-        or f"no folder (neither --data.data_dir nor {VARIABLE} is set)"
-    )
-    raise DataError(f"data set '{name}' was not found in {where}; {remedy}")
+    where = f": neither --data.data_dir nor {VARIABLE} is set"
+    if searched:
+        where = f" in {', '.join(map(str, searched))}"
+    raise DataError(f"data set '{name}' was not found{where}; {remedy}")
 
 
 def download_folder(data_dir: Path | None) -> Path:

@@ -114,7 +114,7 @@ def notes(scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcom
     hardware = dict.fromkeys(machine for outcome in outcomes for machine in outcome.hardware)
     said = [
         f"Trained on {what}. Networks: {networks}. Errors and losses are those of the test images "
-        "after the last epoch.",
+        "after the last epoch, unless a column says otherwise.",
         f"Trained by the code of {', '.join(commits)}, on {'; '.join(hardware)}."
         if outcomes
         else "Nothing was trained.",

@@ -53,8 +53,8 @@ def attach(
             ``"indp"``, a fixed step size, or a factory ``(depth, features, channels, hidden)`` of
             modules that map averaged weights ``(depth, features)`` to positive step sizes
             ``(depth, channels)``.
-        example_input: what one forward pass needs, a tensor or a tuple of positional arguments;
-            see :func:`find_branches`.
+        example_input: what one forward pass needs: a tensor, a tuple of positional arguments or
+            a dict of keyword arguments; see :func:`find_branches`.
         branches: the branches, instead of having them found.
         reduction: r, the controllers are C/r wide; by default 4, for bottlenecks 8 (paper,
             "Implementations").
