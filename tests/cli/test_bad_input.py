@@ -57,7 +57,7 @@ SETTINGS = {
     ),
     ("--data.name", "cifra10"): "no data set is called 'cifra10'; did you mean 'cifar10'",
     ("--data.name", "cifar10"): "data set 'cifar10' was not found in data, ",
-    ("--data.name", "imagefolder"): "data set 'imagefolder' was not found: neither --data.data_dir nor",
+    ("--data.name", "imagefolder"): "data set 'imagefolder' was not found: neither --data.data_dir",
     ("--data.workers", "-1"): "workers is -1; it must be 0 or more",
     ("--stepping.controller", "lsmt"): "unknown controller 'lsmt'; did you mean 'lstm'",
     ("--stepping.reduction", "0"): "stepping.reduction is 0; it must be at least 1",
