@@ -83,6 +83,9 @@ def test_evaluate_finds_what_training_found(finished, capsys):
         shown = capsys.readouterr().out
         assert f": accuracy {expected}, loss " in shown
         assert "on 355 test images of digits" in shown
+    two = ["--weights", "run/folded.safetensors", "--checkpoint", "last"]
+    assert main(["evaluate", "run", *two]) == 2
+    assert "--weights and --checkpoint are two networks; leave one" in capsys.readouterr().err
 
 
 def test_fold_writes_a_plain_network(finished, capsys):
@@ -231,3 +234,8 @@ def test_bench(capsys):
     assert re.search(r"training with step sizes +│ +[\d,]+ images/s │", shown)
     assert "hardware: " in shown
     assert not list(Path().iterdir())
+
+
+def test_bench_takes_the_images_of_a_recipe(capsys):
+    assert main(["bench", "--recipe", "smoke", "--rounds", "1", "--accelerator", "cpu"]) == 0
+    assert "batches of 64×1×8×8" in capsys.readouterr().out

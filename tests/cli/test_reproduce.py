@@ -204,6 +204,10 @@ def test_a_file_in_the_place_of_the_runs(capsys):
     assert reproduce("table4", "--scale", "smoke", runs="mine") == 2
     assert "mine is a file; name a folder for the trainings with --runs" in capsys.readouterr().err
     assert Path("mine").read_text() == "precious"
+    Path("runs").mkdir()
+    Path("runs/smoke").write_text("precious")
+    assert reproduce("table4", "--scale", "smoke", runs="runs") == 2
+    assert capsys.readouterr().err == "timestepper: error: runs/smoke: File exists\n"
 
 
 def test_a_missing_data_set_is_one_line_before_anything_is_made(capsys):
@@ -233,8 +237,9 @@ def test_results_of_another_protocol_are_refused(runs, capsys):
         (["table4", "--counts"], "table4 has no counts of its own (table2 and table3 have)"),
         (
             ["table1", "--dry-run"],
-            "table1 trains nothing; leave --dry-run, --budget and",
+            "table1 trains nothing; leave dry_run out",
         ),
+        (["figure1", "--seeds", "7", "--runs", "x"], "figure1 trains nothing; leave runs, seeds"),
         (["table2", "--counts", "--budget", "1"], "table2 trains nothing with --counts; leave"),
         (["figure5", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
         (["figure5", "--seeds", "0"], "--seeds is 0; it must be at least 1"),

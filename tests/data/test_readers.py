@@ -5,6 +5,7 @@ import pickle
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -103,6 +104,17 @@ def test_fashion_mnist_broken(tmp_path, fashion):
     path.unlink()
     with pytest.raises(DataError, match=r"train-labels.* is missing"):
         load("fashion-mnist", data_dir=folder)
+
+
+def test_a_download_that_broke_off_is_made_again(tmp_path, fashion, monkeypatch):
+    folder = tmp_path / "here"
+    fashion(folder)
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    monkeypatch.setattr(
+        "torchvision.datasets.FashionMNIST.download",
+        lambda self: fashion(Path(self.raw_folder), pack=False),
+    )
+    assert len(load("fashion-mnist", data_dir=folder, download=True).train) == 7
 
 
 def write_cifar10(folder):

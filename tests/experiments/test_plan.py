@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from timestepper import data
 from timestepper.errors import ConfigurationError, RunError
-from timestepper.experiments import TRAINED
+from timestepper.experiments import TRAINED, figure5
 from timestepper.experiments.plan import plan
 from timestepper.experiments.study import SCALES, Method, Noise, Scale, read_methods, read_study
 from timestepper.networks import create
@@ -54,6 +55,25 @@ def test_paper_scale_is_the_papers_protocol(name):
 def test_figure5_has_the_papers_depths():
     names = list(read_study("figure5").paper.networks.values())
     assert names == [f"cifar_resnet{d}" for d in (20, 32, 56, 110, 146, 290, 362, 506)]
+
+
+def test_what_was_measured_before_a_training_went_on_is_measured_again():
+    (planned, *_) = plan(("plain",), SMOKE, RUNS, None)
+    planned = dataclasses.replace(planned, bound=True)
+    planned.run.folder.mkdir(parents=True)
+    for file in (planned.run.configuration, planned.run.folded, planned.bound_file):
+        file.touch()
+    os.utime(planned.run.folded, (1000, 1000))
+    assert planned.state == "done"
+    os.utime(planned.bound_file, (999, 999))
+    assert planned.state == "trained"
+    assert planned.unmeasured == [planned.bound_file]
+
+
+def test_networks_of_figure5_are_labelled_by_their_depths():
+    figure5.check(read_study("figure5").paper)
+    with pytest.raises(ConfigurationError, match="must be labelled by their depths"):
+        figure5.check(dataclasses.replace(SMOKE, networks={"ResNet-8": "cifar_resnet8"}))
 
 
 @pytest.mark.parametrize("method", read_methods())

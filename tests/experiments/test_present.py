@@ -146,6 +146,7 @@ def test_figure4_averages_draws_and_pairs_seeds():
         each.noise_file.write_text(json.dumps({"accuracy": accuracy, "loss": loss}))
     found = rows(figure4.present(scale, planned, read_outcomes(planned)))
     plain, stepped = found[1], found[3]
+    assert plain["network"] == stepped["network"] != ""
     assert (plain["method"], stepped["method"]) == ("plain (Δt = 1)", "TSC_LSTM")
     assert plain["accuracy_percent"] == pytest.approx(65.5)
     assert plain["accuracy_interval"] == pytest.approx(T * 0.5 / math.sqrt(3), rel=1e-6)
@@ -184,7 +185,7 @@ def test_controllers_are_measured_against_half_gamma():
 @pytest.mark.parametrize("experiment", [controllers, figure4])
 def test_what_measures_noise_needs_it(experiment):
     with pytest.raises(ConfigurationError, match="give its recipe"):
-        experiment.present(ONE, [], [])
+        experiment.check(ONE)
 
 
 def test_table4_shows_start_end_and_the_paper():

@@ -35,7 +35,7 @@ def test_forward_and_backward(controller):
 
 
 def test_metrics():
-    meter = Meter(10, SimpleNamespace(device=META, global_rank=0))
+    meter = Meter(SimpleNamespace(device=META, global_rank=0))
     meter.update(torch.randn(4, device=META), torch.randn(4, 10, device=META), LABELS)
     with pytest.raises(RuntimeError):
         meter.compute()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError
 from timestepper.provenance import provenance
 from timestepper.speed import Speed, measure_speed
@@ -28,14 +30,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rounds", type=int, default=24, help="how often each step and pass is timed"
     )
     add_configuration(parser)
-    parser.set_defaults({"data.image_size": 32})
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
-    """Measure and print."""
+def run(parser: CommandParser, parsed: Namespace) -> int:
+    """Measure and print: without a recipe or settings of the data, on digits of 32x32 pixels."""
     if parsed.rounds < 1:
         raise ConfigurationError(f"rounds is {parsed.rounds}; it must be at least 1")
     configuration = to_configuration(parser, parsed)
+    if not any(key == "recipe" or key.startswith("data.") for key in parser.settings()):
+        configuration = replace(configuration, data=replace(configuration.data, image_size=32))
     if configuration.stepping.controller == "none":
         raise ConfigurationError(
             "stepping.controller is none: there is nothing to compare with the plain network; "

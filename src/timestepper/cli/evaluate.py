@@ -8,6 +8,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from timestepper.cli.arguments import add_run, open_run
+from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError
 from timestepper.training.evaluation import evaluate
 from timestepper.training.folded import load_plain
@@ -37,10 +38,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=250, help="images at a time")
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+def run(parser: CommandParser, parsed: Namespace) -> int:
     """Evaluate."""
     if parsed.batch_size < 1:
         raise ConfigurationError(f"batch_size is {parsed.batch_size}; it must be at least 1")
+    if parsed.weights is not None and "checkpoint" in parser.settings():
+        raise ConfigurationError(
+            "--weights and --checkpoint are two networks; leave one of them out"
+        )
     trained = open_run(parsed)
     network, what = trained.network, f"{parsed.checkpoint} checkpoint, {trained.epochs} epochs"
     if parsed.weights is not None:

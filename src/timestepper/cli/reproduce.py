@@ -10,6 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments import CALCULATED, COUNTED, EXPERIMENTS, TRAINED
 from timestepper.experiments.cluster import ClusterConfiguration, carry_out_on, check_cluster
@@ -100,7 +101,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+def run(parser: CommandParser, parsed: Namespace) -> int:
     """Make the table or figure, print its numbers, write it."""
     name: str = parsed.experiment
     if name not in EXPERIMENTS:
@@ -119,10 +120,11 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     check_cluster(cluster)
     if name in TRAINED and not parsed.counts:
         return _train(name, parsed, cluster)
-    if parsed.dry_run or parsed.budget is not None or cluster.name is not None:
+    others = parser.settings() - {"experiment", "counts", "output", "force"}
+    if others:
         raise ConfigurationError(
-            f"{name} trains nothing{' with --counts' * parsed.counts}; leave --dry-run, --budget "
-            "and --cluster.name out"
+            f"{name} trains nothing{' with --counts' * parsed.counts}; leave "
+            f"{', '.join(sorted(others))} out"
         )
     stem = f"{name}-counts" if parsed.counts else name
     suffixes = (".csv", ".md", *[".png"] * (name == "figure1"))
@@ -161,6 +163,9 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     scale = study.at(parsed.scale)
     if parsed.seeds is not None:
         scale = replace(scale, seeds=parsed.seeds)
+    experiment = import_module(f"timestepper.experiments.{name}")
+    if hasattr(experiment, "check"):
+        experiment.check(scale)
     runs = Path(parsed.runs)
     if runs.exists() and not runs.is_dir():
         raise RunError(f"{runs} is a file; name a folder for the trainings with --runs")
@@ -197,7 +202,6 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     outcomes = read_outcomes(planned)
     if not outcomes:
         raise RunError(f"no training of {name} succeeded; see the logs in {parsed.runs}")
-    experiment = import_module(f"timestepper.experiments.{name}")
     result: Result = experiment.present(scale, planned, outcomes)
     seeds = "" if parsed.seeds is None else f" --seeds {parsed.seeds}"
     made_by = provenance(command=f"timestepper reproduce {name} --scale {parsed.scale}{seeds}")

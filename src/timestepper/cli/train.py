@@ -50,7 +50,7 @@ def run(parser: CommandParser, parsed: Namespace) -> int:
     configuration = to_configuration(parser, parsed)
     resume = parsed.resume is not None
     if resume:
-        if list(parser.parse_args(parser.given, defaults=False).keys()) != ["resume"]:
+        if parser.settings() != {"resume"}:
             raise ConfigurationError(
                 "--resume continues a run with its own configuration; leave the other settings "
                 f"out, or change {parsed.resume}/configuration.yaml"

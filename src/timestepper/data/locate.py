@@ -8,6 +8,7 @@ from pathlib import Path
 
 from timestepper.data import cache
 from timestepper.errors import DataError
+from timestepper.files import expanded
 
 VARIABLE = "TIMESTEPPER_DATA"
 SYSTEM_FOLDER = Path("/usr/share/datasets")
@@ -29,7 +30,7 @@ def roots(data_dir: Path | None) -> list[Path]:
 def named_roots(data_dir: Path | None) -> list[Path]:
     """List the folders that the user named: ``data_dir``, and ``$TIMESTEPPER_DATA``."""
     variable = os.environ.get(VARIABLE)
-    return [folder for folder in (data_dir, Path(variable) if variable else None) if folder]
+    return [folder for folder in (data_dir, expanded(variable) if variable else None) if folder]
 
 
 def locate(

@@ -71,7 +71,9 @@ def read_fashion_mnist(data_dir: Path | None, download: bool) -> Arrays:
     """
     from torchvision.datasets import FashionMNIST
 
-    stems = [f"{split}-images-idx3-ubyte" for split in ("train", "t10k")]
+    # A download that broke off has only the first of its files, and is to be made again.
+    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte") if download else ("images-idx3-ubyte",)
+    stems = [f"{split}-{kind}" for split in ("train", "t10k") for kind in kinds]
     folder = _find_or_download(
         "fashion-mnist",
         FashionMNIST,
@@ -182,7 +184,7 @@ def _read_idx_pair(folder: Path, split: str, classes: int) -> tuple[Tensor, Tens
     if labels.max() >= classes:
         raise DataError(
             f"{labels_file} has the label {labels.max()}, and there are {classes} classes only; "
-            "get it again"
+            "remove it and get it again"
         )
     return images.unsqueeze(1), labels
 
@@ -197,4 +199,6 @@ def _read_idx(path: Path, reader: Any) -> Any:
             plain.flush()
             return reader(plain.name)
     except IDX_ERRORS as error:
-        raise DataError(f"{path} is missing or no whole idx file; get it again") from error
+        raise DataError(
+            f"{path} is missing or no whole idx file; remove it and get it again"
+        ) from error

@@ -51,12 +51,21 @@ NOTES = (
 )
 
 
+def check(scale: Scale) -> None:
+    """Refuse what can't be presented.
+
+    Raises:
+        ConfigurationError: the scale measures nothing under noise, or no bounds.
+    """
+    if scale.noise is None or not scale.bound:
+        raise ConfigurationError("controllers needs noise and bound; give its recipe both")
+
+
 def present(
     scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
 ) -> ResultFigure:
     """Tabulate errors, losses under noise and bounds, and draw the errors' differences."""
-    if scale.noise is None or not scale.bound:
-        raise ConfigurationError("controllers needs noise and bound; give its recipe both")
+    assert scale.noise is not None
     labels = read_methods()
     last = len(scale.noise.deviations) - 1
     growth = partial(Outcome.growth_under_noise, column=last)

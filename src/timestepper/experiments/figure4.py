@@ -25,6 +25,7 @@ from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.report.statistics import estimate
 
 COLUMNS = (
+    Column("network", "network", text=True),
     Column("method", "method", text=True),
     Column("deviation", "noise", decimals=2),
     Column("seeds", "n"),
@@ -48,12 +49,21 @@ NOTES = (
 )
 
 
+def check(scale: Scale) -> None:
+    """Refuse what can't be presented.
+
+    Raises:
+        ConfigurationError: the scale measures nothing under noise.
+    """
+    if scale.noise is None:
+        raise ConfigurationError("figure4 has no noise to measure; give its recipe some")
+
+
 def present(
     scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
 ) -> ResultFigure:
     """Draw accuracy and loss against the standard deviation of the noise."""
-    if scale.noise is None:
-        raise ConfigurationError("figure4 has no noise to measure; give its recipe some")
+    assert scale.noise is not None
     labels = read_methods()
     rows: list[tuple[Cell, ...]] = []
     panels = []
@@ -71,7 +81,7 @@ def present(
                 growth = each.difference(method, partial(Outcome.growth_under_noise, column=column))
                 rows.append(
                     (
-                        *(label, deviation, len(of_method)),
+                        *(each.title, label, deviation, len(of_method)),
                         *(accuracy.mean, half_width(accuracy), *difference_cells(gain)),
                         *(loss.mean, half_width(loss), *difference_cells(growth)),
                     )

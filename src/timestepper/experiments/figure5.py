@@ -20,13 +20,21 @@ NOTES = (
 )
 
 
+def check(scale: Scale) -> None:
+    """Refuse what can't be presented.
+
+    Raises:
+        ConfigurationError: a network's label is not its depth.
+    """
+    if not all(label.isdecimal() for label in scale.networks):
+        raise ConfigurationError("the networks of figure5 must be labelled by their depths")
+
+
 def present(
     scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome]
 ) -> ResultFigure:
     """Draw accuracy against depth; networks are labelled by their depth."""
     labels, protocols = read_methods(), read_protocols()
-    if not all(label.isdecimal() for label in scale.networks):
-        raise ConfigurationError("the networks of figure5 must be labelled by their depths")
     depths = [int(network) for network in scale.networks]
     panels = []
     groups = group(scale, planned, outcomes)

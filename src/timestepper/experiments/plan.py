@@ -68,9 +68,10 @@ class PlannedRun:
 
     @property
     def unmeasured(self) -> list[Path]:
-        """Files of measurements that are planned and not made yet."""
+        """Files of measurements that are planned, and not made since the training has ended."""
         planned = [self.noise_file] * (self.noise is not None) + [self.bound_file] * self.bound
-        return [file for file in planned if not file.exists()]
+        trained = self.run.folded.stat().st_mtime if self.run.folded.exists() else 0.0
+        return [f for f in planned if not f.exists() or f.stat().st_mtime < trained]
 
     @property
     def epochs_done(self) -> int:

@@ -48,10 +48,13 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; everything is saved.
+        OSError: a folder can't be made.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     waiting = [each for each in planned if each.state != "done"]
+    for each in waiting:
+        each.log.parent.mkdir(parents=True, exist_ok=True)
     active: dict[int, tuple[ForkServerProcess, PlannedRun]] = {}
     told = False
     with Signals(SIGNALS) as stop:
@@ -106,7 +109,6 @@ def failure(planned: PlannedRun, status: int | None) -> str | None:
 
 def work(planned: PlannedRun, threads: int) -> None:
     """Train and measure, in a process of its own, its output in the log."""
-    planned.log.parent.mkdir(parents=True, exist_ok=True)
     with planned.log.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -154,7 +154,7 @@ def noise_curve(
     _check(deviations, draws, seed)
     numbers = chosen_numbers(images, limit)
     images = some_test_images(images, limit)
-    meters = [[Meter(images.num_classes, fabric) for _ in deviations] for _ in range(draws)]
+    meters = [[Meter(fabric) for _ in deviations] for _ in range(draws)]
     batches = images.batches(
         "test",
         batch_size,

@@ -76,7 +76,8 @@ class DataConfiguration:
         data_dir: folder with the files; by default $TIMESTEPPER_DATA and the usual places.
         cache_dir: folder for decoded images; by default the user's cache folder.
         download: fetch missing files.
-        image_size: side of the squares that images are resized to.
+        image_size: side of the squares that images are resized to; above 64, folders of images are
+            treated as ImageNet is.
         workers: processes that read image files.
         validation: so many training images are held out, the same ones for every seed, and each
             epoch is evaluated on them instead of the test images.

@@ -141,7 +141,7 @@ class Trainer:
         module = build_module(configuration, self.network, fabric.device)
         self.module, self.optimizer = fabric.setup(module, optimizer)
         torch.manual_seed(configuration.seed + 1 + fabric.global_rank)
-        self.meter = Meter(images.num_classes, fabric)
+        self.meter = Meter(fabric)
         self.epoch = 0
         self.batch = 0
         self.history: History = []
@@ -305,7 +305,7 @@ class Trainer:
         self.step_history = extended(self.step_history, self.trained)
         self.epoch += 1
         self.batch = self.skipped = 0
-        self.meter = Meter(self.images.num_classes, self.fabric)
+        self.meter = Meter(self.fabric)
         self._save(best=best)
         if events is not None:  # the first process
             write_histories(self.run, self.history, self.step_history, self.explanations)
