@@ -57,6 +57,15 @@ def test_figure5_has_the_papers_depths():
     assert names == [f"cifar_resnet{d}" for d in (20, 32, 56, 110, 146, 290, 362, 506)]
 
 
+def test_precision_in_place_of_the_protocols():
+    scale = read_study("table4").quick
+    assert {p.configuration.precision for p in plan(("plain",), scale, RUNS, None)} == {
+        "bf16-mixed"
+    }
+    planned = plan(("plain",), scale, RUNS, None, precision="32-true")
+    assert {p.configuration.precision for p in planned} == {"32-true"}
+
+
 def test_what_was_measured_before_a_training_went_on_is_measured_again():
     (planned, *_) = plan(("plain",), SMOKE, RUNS, None)
     planned = dataclasses.replace(planned, bound=True)

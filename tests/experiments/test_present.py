@@ -91,7 +91,8 @@ def test_notes_name_data_protocol_networks_and_commits():
     )
     table = table3.present(ONE, planned, read_outcomes(planned)).table
     assert table.notes[0].startswith(
-        "Trained on digits, 1 epoch (recipe smoke). Networks: ResNet-50 is cifar_resnet8."
+        "Trained on digits, 1 epoch (recipe smoke); precision 32-true. Networks: ResNet-50 is "
+        "cifar_resnet8."
     )
     assert table.notes[1] == "Trained by the code of abc, def, on an abacus."
 

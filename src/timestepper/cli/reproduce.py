@@ -19,6 +19,7 @@ from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import ResultTable
+from timestepper.training.configuration import Precision
 
 EXAMPLES = (
     "timestepper reproduce figure1",
@@ -74,6 +75,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int | None,
         metavar="N",
         help="train with so many seeds instead of those that the scale has",
+    )
+    parser.add_argument(
+        "--precision",
+        type=Precision | None,
+        help="train with this one instead of the scale's, which on a CPU without instructions for "
+        "bfloat16 takes many times as long",
     )
     parser.add_argument(
         "--runs",
@@ -169,7 +176,9 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     runs = Path(parsed.runs)
     if runs.exists() and not runs.is_dir():
         raise RunError(f"{runs} is a file; name a folder for the trainings with --runs")
-    planned = plan(study.methods, scale, runs, parsed.data.data_dir, parsed.data.download)
+    planned = plan(
+        study.methods, scale, runs, parsed.data.data_dir, parsed.data.download, parsed.precision
+    )
     estimator = Estimator(parsed.jobs)
     require_same_images(planned, estimator.images)
     if is_elsewhere:
@@ -203,8 +212,9 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     if not outcomes:
         raise RunError(f"no training of {name} succeeded; see the logs in {parsed.runs}")
     result: Result = experiment.present(scale, planned, outcomes)
-    seeds = "" if parsed.seeds is None else f" --seeds {parsed.seeds}"
-    made_by = provenance(command=f"timestepper reproduce {name} --scale {parsed.scale}{seeds}")
+    changed = [f" --{n} {parsed[n]}" for n in ("seeds", "precision") if parsed[n] is not None]
+    command = f"timestepper reproduce {name} --scale {parsed.scale}{''.join(changed)}"
+    made_by = provenance(command=command)
     _show(result, console)
     _write(result, made_by, paths[:3], console)
     paths[3].parent.mkdir(exist_ok=True)

@@ -112,9 +112,10 @@ def notes(scale: Scale, planned: Sequence[PlannedRun], outcomes: Sequence[Outcom
     networks = ", ".join(f"{label} is {name}" for label, name in scale.networks.items())
     commits = dict.fromkeys(commit for outcome in outcomes for commit in outcome.commits)
     hardware = dict.fromkeys(machine for outcome in outcomes for machine in outcome.hardware)
+    precisions = dict.fromkeys(each.configuration.precision for each in planned)
     said = [
-        f"Trained on {what}. Networks: {networks}. Errors and losses are those of the test images "
-        "after the last epoch, unless a column says otherwise.",
+        f"Trained on {what}; precision {', '.join(precisions)}. Networks: {networks}. Errors and "
+        "losses are those of the test images after the last epoch, unless a column says otherwise.",
         f"Trained by the code of {', '.join(commits)}, on {'; '.join(hardware)}."
         if outcomes
         else "Nothing was trained.",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments.study import Noise, Scale, read_methods
-from timestepper.training.configuration import Configuration, DataConfiguration
+from timestepper.training.configuration import Configuration, DataConfiguration, Precision
 from timestepper.training.recipes import overlaid, packaged_recipe, read_configuration
 from timestepper.training.run import Run
 
@@ -96,6 +96,7 @@ def plan(
     folder: Path,
     data_dir: str | None,
     download: bool = False,
+    precision: Precision | None = None,
 ) -> list[PlannedRun]:
     """Plan the trainings of an experiment; experiments that need the same ones share them.
 
@@ -105,6 +106,7 @@ def plan(
         folder: where all runs are.
         data_dir: folder with the data sets, see :class:`DataConfiguration`.
         download: fetch missing files.
+        precision: in place of the protocols'.
 
     Returns:
         The trainings, all methods of a seed together.
@@ -127,6 +129,7 @@ def plan(
             seed=seed,
             network=replace(base.network, name=network),
             data=replace(base.data, data_dir=data_dir, download=download),
+            precision=precision or base.precision,
         )
         where = f"method {method}"
         configuration = overlaid(base, known[method].settings, where)

@@ -14,6 +14,9 @@ from typing import Any, Literal
 from timestepper.controllers import get_factory
 from timestepper.errors import ConfigurationError
 
+Precision = Literal["32-true", "bf16-mixed"]
+"""float32, or float32 weights with bfloat16 products."""
+
 
 def _require(condition: bool, setting: str, value: object, demand: str) -> None:
     if not condition:
@@ -219,7 +222,7 @@ class Configuration:
     epochs: int = 30
     batch_size: int = 64
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = False
