@@ -21,7 +21,7 @@ import torch
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments.plan import PlannedRun
-from timestepper.experiments.runner import SIGNALS, failure, threads_for, work
+from timestepper.experiments.runner import SIGNALS, failure, make_folders, threads_for, work
 from timestepper.files import write_atomically
 from timestepper.training.interruption import Interrupted, Signals
 
@@ -141,6 +141,7 @@ def carry_out_on(
     executor = _executor(cluster, folder, jobs)
     threads = threads_for(jobs) if is_local else cluster.cpus
     to_do = [each for each in planned if each.state != "done"]
+    make_folders(to_do)
     active, waiting = _sort_out(to_do, folder, is_local)
     with Signals(SIGNALS) as stop:
         try:

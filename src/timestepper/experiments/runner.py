@@ -53,8 +53,7 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     waiting = [each for each in planned if each.state != "done"]
-    for each in waiting:
-        each.log.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(waiting)
     active: dict[int, tuple[ForkServerProcess, PlannedRun]] = {}
     told = False
     with Signals(SIGNALS) as stop:
@@ -83,6 +82,16 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
             stop.received,
             "stopped; what was being trained is saved, and the same command goes on from there",
         )
+
+
+def make_folders(planned: Sequence[PlannedRun]) -> None:
+    """Make the folders of logs and runs, so that what can't be written is said before any starts.
+
+    Raises:
+        OSError: one can't be made.
+    """
+    for each in planned:
+        each.log.parent.mkdir(parents=True, exist_ok=True)
 
 
 def threads_for(jobs: int) -> int:
