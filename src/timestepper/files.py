@@ -23,6 +23,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def is_text(name: str) -> bool:
+    """Tell whether a name is none of those in which Python keeps bytes that are no UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def write_new(path: Path, content: bytes | memoryview) -> Path:
     """Write a file under another name and flush it to the disk; return it, to be renamed.
 

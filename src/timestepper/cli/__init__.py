@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from timestepper import __version__
 from timestepper.cli.parser import CommandParser
 from timestepper.errors import TimestepperError, did_you_mean
+from timestepper.files import is_text
 from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import explain
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 2
         for word in given:
-            if any("\ud800" <= letter <= "\udfff" for letter in word):  # Python's stand-ins
+            if not is_text(word):
                 return _fail(
                     f"'{word}' is not text in this terminal's encoding; rename it, or set "
                     "PYTHONUTF8=1"

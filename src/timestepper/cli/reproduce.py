@@ -20,6 +20,7 @@ from timestepper.provenance import provenance
 from timestepper.report.result_figure import ResultFigure
 from timestepper.report.result_table import ResultTable
 from timestepper.training.configuration import Precision
+from timestepper.training.progress import say
 
 EXAMPLES = (
     "timestepper reproduce figure1",
@@ -199,14 +200,14 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
         return 0
     failed, to_do = 0, sum(each.state != "done" for each in planned)
     if to_do:
-        console.print(f"each training's log is beside its folder in {runs}", highlight=False)
+        say(console, f"each training's log is beside its folder in {runs}")
     if cluster.name is None:
         ended = carry_out(planned, parsed.jobs)
     else:
         ended = carry_out_on(cluster, planned, parsed.jobs, runs)
     for number, (each, failure) in enumerate(ended, 1):
         what = f"failed: {failure}" if failure else "done"
-        console.print(f"{number} of {to_do}: {each.name} {what}", highlight=False, soft_wrap=True)
+        say(console, f"{number} of {to_do}: {each.name} {what}")
         failed += failure is not None
     outcomes = read_outcomes(planned)
     if not outcomes:
@@ -219,7 +220,7 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     _write(result, made_by, paths[:3], console)
     paths[3].parent.mkdir(exist_ok=True)
     write_atomically(paths[3], runs_table(scale, outcomes).to_csv(made_by).encode())
-    console.print(f"each training: {paths[3]}", highlight=False, soft_wrap=True)
+    say(console, f"each training: {paths[3]}")
     return 1 if failed else 0
 
 
@@ -249,7 +250,7 @@ def _write(result: Result, made_by: Sequence[str], paths: Sequence[Path], consol
     for path, content in zip(paths, contents, strict=True):
         write_atomically(path, content)
         kind = "figure" if path.suffix == ".png" else "table"
-        console.print(f"{kind}: {path}", highlight=False, soft_wrap=True)
+        say(console, f"{kind}: {path}")
 
 
 def _output_paths(parsed: Namespace, names: Sequence[str]) -> list[Path]:

@@ -18,6 +18,7 @@ from timestepper.data.decode import OtherSizeError, decode_all
 from timestepper.data.file_split import FileSplit
 from timestepper.data.splits import MemorySplit
 from timestepper.errors import DataError
+from timestepper.files import is_text
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _scan(folder: Path) -> tuple[tuple[str, ...], _Files]:
     if not classes:
         raise DataError(f"{folder} has no class folders; put the images of each class into one")
     for name in classes:
-        if not _is_text(name):
+        if not is_text(name):
             raise DataError(f"the name of class folder {folder / name} is not UTF-8; rename it")
     numbers = {name: number for number, name in enumerate(classes)}
     found = make_dataset(str(folder), numbers, is_valid_file=is_image, allow_empty=True)
@@ -148,14 +149,6 @@ def _scan(folder: Path) -> tuple[tuple[str, ...], _Files]:
             *(folder, len(left_out), min(left_out), " ".join(IMG_EXTENSIONS)),
         )
     return tuple(classes), _Files([str(path) for path, _ in found], labels)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Python's stand-ins for bytes that are not
-        return False
-    return True
 
 
 def _small_images(

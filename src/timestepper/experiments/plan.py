@@ -124,7 +124,7 @@ def plan(
         if method not in known:
             raise ConfigurationError(f"there is no method '{method}'{did_you_mean(method, known)}")
         base = bases[protocol]
-        base = replace(
+        own = replace(
             base,
             seed=seed,
             network=replace(base.network, name=network),
@@ -132,7 +132,7 @@ def plan(
             precision=precision or base.precision,
         )
         where = f"method {method}"
-        configuration = overlaid(base, known[method].settings, where)
+        configuration = overlaid(own, known[method].settings, where)
         if configuration.data.validation:
             raise ConfigurationError(
                 f"{where} under protocol {protocol} has data.validation "
