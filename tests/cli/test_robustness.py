@@ -100,7 +100,9 @@ def test_several_threats_beside_what_is_there(runs, capsys):
     assert "PGD on the cross-entropy, 2 steps of 0.25 ε" in Path("out/pgd.md").read_text()
     assert "| plain | 8.00 |" in Path("out/pgd.md").read_text()
     # A single level is no curve; that of the run before would belie the table.
-    assert main(["robustness", "plain", "--threat", "fgsm", "--force", *some]) == 0
+    single = ["--threat", "fgsm", "--limit", "all", "--output", "out", "--force"]
+    assert main(["robustness", "plain", *single]) == 0
+    assert "all 355 test images" in Path("out/fgsm.md").read_text()
     assert names("out") == [name for name in [*files, "thesis.txt"] if name != "fgsm.png"]
     assert main(["robustness", "plain", *QUICK, "--output", "out"]) == 0  # nothing in its way
     assert "noise.png" in names("out")
@@ -168,6 +170,7 @@ BAD = {
     ("--deviations", "1e400"): "'1e400' is not possible in deviations; give numbers such as",
     ("--draws", "0"): "draws is 0; it must be at least 1",
     ("--limit", "0"): "limit is 0; it must be at least 1",
+    ("--limit", "most"): "limit is 'most'; it must be a whole number or one of 'all'",
     ("--seed", "-1"): "seed is -1; it must be from 0 to 2^63 - 1",
     ("--eps", "0.1"): "--eps belongs to the threats fgsm, pgd, autoattack, not to noise; choose",
     ("--output", "no/folder"): "no/folder can't be written: there is no folder no",

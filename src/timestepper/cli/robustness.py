@@ -59,9 +59,9 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "restarts": (int, "pgd and autoattack: random starts; by default 1 and 5"),
     "queries": (int, "autoattack: queries of a run of Square Attack; by default 5000"),
     "limit": (
-        int,
-        "use so many of the test images, evenly spaced; by default noise uses all, corruptions "
-        "1000, attacks 200",
+        int | Literal["all"],
+        "use so many of the test images, evenly spaced, or all; by default noise uses all, "
+        "corruptions 1000, attacks 200",
     ),
     "seed": (int, "seed of all that is random; by default 0"),
 }
@@ -162,6 +162,8 @@ def _threats(names: Sequence[str], given: Mapping[str, Any]) -> list[ThreatModel
     values = {
         name: _several(name, value) if name in SEVERAL else value for name, value in given.items()
     }
+    if values.get("limit") == "all":
+        values["limit"] = None
     return [
         THREATS[name](**{key: value for key, value in values.items() if key in settings[name]})
         for name in names

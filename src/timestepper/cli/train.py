@@ -11,7 +11,6 @@ from rich.console import Console
 from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError
 from timestepper.training.configuration import Configuration
-from timestepper.training.loop import train
 from timestepper.training.recipes import add_configuration, to_configuration
 from timestepper.training.run import Run
 
@@ -47,6 +46,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(parser: CommandParser, parsed: Namespace) -> int:
     """Train."""
+    # Seconds pass until it is imported, and help and wrong settings need none of it.
+    from timestepper.training.loop import train
+
     configuration = to_configuration(parser, parsed)
     resume = parsed.resume is not None
     if resume:
