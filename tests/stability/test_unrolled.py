@@ -84,6 +84,17 @@ def test_shared_blocks_take_a_step_for_each_use():
     assert [a.state for a in unrolled.steps[:-1]] == [b.start for b in unrolled.steps[1:]]
 
 
+class ThreeTerms(nn.Module):
+    """A state and two branches in a row of additions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return x + self.first(x) + self.second(x)
+
+
 class Parallel(nn.Module):
     """Two branches of one state."""
 
@@ -156,6 +167,8 @@ def test_refusals():
         unroll(Reads().eval(), images)
     with pytest.raises(StabilityError, match="concatenation"):
         unroll(create("cifar_densenet10_k4", num_classes=3).eval(), torch.randn(1, 3, 32, 32))
+    with pytest.raises(StabilityError, match=r"several additions: write x \+ \(f \+ g\)"):
+        unroll(ThreeTerms().eval(), images)
     with torch.no_grad():
         network[0].body[2].weight[0] = float("nan")
     with pytest.raises(StabilityError, match=r"not finite: 0\.body\.2\.weight holds NaN"):

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from home_made import HomeMade
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import timestepper
 from timestepper.controllers import CONTROLLERS, LSTMController, arrays
@@ -24,7 +25,8 @@ def taken(monkeypatch):
 
     def watched(*arguments):
         products = array_products(*arguments)
-        calls.append(products is not None)
+        if not is_in_torch_dispatch_mode():  # Attaching watches a pass.
+            calls.append(products is not None)
         return products
 
     monkeypatch.setattr(stages, "array_products", watched)

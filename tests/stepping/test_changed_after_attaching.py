@@ -166,9 +166,10 @@ def test_step_sizes_of_another_shape():
         def forward(self, averaged):
             return self.steps
 
-    network = timestepper.attach(create("cifar_resnet20"), Turned)
+    network = create("cifar_resnet20")
     with pytest.raises(ConfigurationError, match=r"'layer1' gives step sizes of shape \(16, 3\)"):
-        network(torch.randn(2, 3, 8, 8))
+        timestepper.attach(network, Turned)
+    assert not hasattr(network, "time_stepping")
 
 
 def test_preserve_needs_positive_step_sizes():

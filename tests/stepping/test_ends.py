@@ -169,6 +169,10 @@ def two_statistics():
 
 
 IMAGES = {
+    "instance norm": lambda: nn.Sequential(conv(), nn.InstanceNorm2d(WIDTH, affine=True)),
+    "instance norm with statistics": lambda: nn.Sequential(
+        conv(), nn.InstanceNorm2d(WIDTH, affine=True, track_running_stats=True), nn.ReLU()
+    ),
     "gate": gated,
     "gate with groups": lambda: gated(groups=2),
     "gate of linear layers": gated_by_linear,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from torch import nn
+
 from timestepper.controllers.base import Controller, ControllerFactory
 from timestepper.controllers.fixed import FixedController
 from timestepper.controllers.independent import IndependentController
@@ -30,8 +32,14 @@ def get_factory(controller: str | float | ControllerFactory) -> ControllerFactor
             or a factory, which is returned as it is.
 
     Raises:
-        ConfigurationError: no controller has that name; or a fixed step size is not positive.
+        ConfigurationError: no controller has that name, or it is a module already; or a fixed step
+            size is not positive.
     """
+    if isinstance(controller, nn.Module):
+        raise ConfigurationError(
+            "a controller is made for each stage; give a factory (depth, features, channels, "
+            f"hidden) instead of a {type(controller).__name__}"
+        )
     if callable(controller):
         return controller
     if isinstance(controller, str):

@@ -18,6 +18,7 @@ from timestepper.errors import StabilityError
 from timestepper.stability.operators import Function, Jacobian
 from timestepper.stability.unrolled import UnrolledNetwork, Values
 from timestepper.stepping.dense import BATCH_NORMS
+from timestepper.stepping.operation import DIVIDING, PART, Made, Operation, of_kinds
 from timestepper.stepping.operators import (
     ADDITIONS,
     CONCATENATIONS,
@@ -28,7 +29,6 @@ from timestepper.stepping.operators import (
     PRODUCTS,
     QUOTIENTS,
 )
-from timestepper.stepping.watch import DIVIDING, PART, Made, Operation, of_kinds
 
 ISOMETRIES = of_kinds(
     "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from timestepper.errors import StabilityError
 from timestepper.stepping import Branch, find_branches, fold
+from timestepper.stepping.operation import PART, Made, Operation, of_kinds
 from timestepper.stepping.operators import ADDITIONS, HOMOGENEOUS
 from timestepper.stepping.stages import TimeStepping
-from timestepper.stepping.watch import PART, Made, Operation, of_kinds, watch
+from timestepper.stepping.watch import watch
 
 READING = of_kinds("_local_scalar_dense.default equal.default nonzero.default")
 """Operations by which a forward pass may decide for itself what it does."""
@@ -231,11 +232,13 @@ class UnrolledNetwork:
         operations = self.trace.operations
         # Shared blocks are used again further down: those uses have the earlier ones for ancestors.
         peers = [i for i in scaled if i == index or not self._comes_from(index, i)]
+        has_sum = False
         for operation in operations[index + 1 :]:
             if operation.kind not in ADDITIONS or not self._comes_from(operation.index, index):
                 continue
             ends = [i for i in operation.inputs if any(self._comes_from(i, s) for s in peers)]
             others = [i for i in operation.inputs if i not in ends]
+            has_sum |= len(ends) > 1
             if len(ends) != 1 or len(others) != 1:
                 continue
             state = operation
@@ -245,10 +248,13 @@ class UnrolledNetwork:
             start = self._dominator(operation)
             is_plain = start == others[0] and operations[start].shape == operations[ends[0]].shape
             return Step(branch, start, ends[0], others[0], operation.index, state.index, is_plain)
-        raise StabilityError(
-            f"branch {branch.name} joins the state by something else than an addition "
-            "(concatenation, say): Proposition 1 is about residual networks"
+        reason = (
+            "several additions: write x + (f + g) instead of x + f + g"
+            if has_sum
+            else "something else than an addition (concatenation, say): Proposition 1 is about "
+            "residual networks"
         )
+        raise StabilityError(f"branch {branch.name} joins the state by {reason}")
 
     def _comes_from(self, index: int, source: int) -> bool:
         return bool(self.trace.operations[index].ancestors >> source & 1)

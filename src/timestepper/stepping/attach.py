@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import ControllerFactory, get_factory
-from timestepper.errors import AttachedError, FoldError, NoBranchError, StateError
+from timestepper.errors import (
+    AttachedError,
+    ConfigurationError,
+    FoldError,
+    NoBranchError,
+    StateError,
+)
 from timestepper.stepping.branches import (
     READABLE,
     Branch,
     get_module,
     is_bottleneck,
+    refuse_hooked,
     weight_of,
 )
 from timestepper.stepping.check import check_network
@@ -29,10 +36,12 @@ from timestepper.stepping.stages import (
     TimeStepping,
     module_name,
 )
+from timestepper.stepping.verify import require_reached
 
 PRESERVE_ROUNDS = 100
 
 
+@torch.inference_mode(False)
 def attach(
     network: nn.Module,
     controller: str | float | ControllerFactory = "lstm",
@@ -78,7 +87,7 @@ def attach(
         raise NoBranchError(f"reduction must be a whole number of at least 1, not {reduction}")
     check_network(network)
     _refuse_attached(network)
-    found = list(find_branches(network, example_input) if branches is None else branches)
+    found = find_branches(network, example_input) if branches is None else _checked(branches)
     if not found:
         raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
     _refuse_namesakes([branch.name for branch in found], "branches")
@@ -101,13 +110,27 @@ def attach(
             module = network.get_submodule(inside)
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
-    if preserve:
-        try:
+    try:
+        if branches is None and not hasattr(network, "residual_branches"):
+            require_reached(network, stepping, example_input)
+        if preserve:
             _divide_by_step_sizes(stepping)
-        except BaseException:
-            _take_away(network)
-            raise
+    except BaseException:
+        _take_away(network)
+        raise
     return network
+
+
+def _checked(branches: Any) -> list[Branch]:
+    """Make sure that what was given are branches."""
+    is_list = isinstance(branches, Iterable) and not isinstance(branches, str | Mapping)
+    members = list(branches) if is_list else []
+    if not is_list or not all(isinstance(member, Branch) for member in members):
+        raise NoBranchError(
+            "branches must be a list of timestepper.Branch, such as timestepper.find_branches "
+            f"gives, not {type(branches).__name__}"
+        )
+    return members
 
 
 def _refuse_namesakes(names: list[str], what: str) -> None:
@@ -169,6 +192,7 @@ def _make_controller(
                     f"branch {branch.name}: {name} is a {type(module).__name__}, but a controller "
                     "reads the weights of convolutions and linear layers"
                 )
+            refuse_hooked(module, name)
         features = sum(weight_of(module)[:, 0].numel() for module in reads)
         channels = channels_of(network, branch)
         shapes.add((features, channels, len(reads)))
@@ -183,6 +207,11 @@ def _make_controller(
     # A single step size says nothing of the branch's width; the last weights do.
     width = channels if channels > 1 else len(weight_of(reads[-1]))
     controller = factory(len(branches), features, channels, max(1, width // reduction))
+    if not isinstance(controller, nn.Module):
+        raise ConfigurationError(
+            f"the controller's factory made a {type(controller).__name__} for stage {stage!r}, not "
+            "a torch.nn.Module"
+        )
     reference = factors_of(network, branches)[0].parameter
     return controller.to(device=reference.device, dtype=reference.dtype)
 

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from timestepper.errors import NoBranchError
+from timestepper.errors import FoldError, NoBranchError
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules whose weights a controller reads: ``(out, in, *kernel)``."""
+
+
+BY_HOOKS = ("weight_orig", "weight_g", "weight_v")
+"""What torch.nn.utils' pruning and older normalisations keep in a weight's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,21 @@ def weight_of(module: nn.Module) -> Tensor:
         weight = module.weight  # type: ignore[assignment]
     assert isinstance(weight, Tensor)
     return weight
+
+
+def refuse_hooked(module: nn.Module, name: str) -> None:
+    """Make sure that a module's weight is not made by a hook before each of its passes.
+
+    Raises:
+        FoldError: it is, so that it can be neither read nor scaled before.
+    """
+    made_of = next((own for own in BY_HOOKS if own in module._parameters), None)
+    if made_of is not None:
+        raise FoldError(
+            f"the weight of {name} is made of its {made_of} by a hook (it was pruned or normalised "
+            "by torch.nn.utils): make that permanent first (prune.remove, remove_weight_norm, "
+            "remove_spectral_norm), or use torch.nn.utils.parametrizations"
+        )
 
 
 def is_bottleneck(weights: Sequence[nn.Module]) -> bool:

@@ -17,8 +17,9 @@ from torch import nn
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE, Branch, weight_of
 from timestepper.stepping.ends import EndFinder
+from timestepper.stepping.operation import Made, Operation, of_kinds
 from timestepper.stepping.operators import CONCATENATIONS
-from timestepper.stepping.watch import Made, Operation, Trace, of_kinds
+from timestepper.stepping.watch import Trace
 
 BATCH_NORMS = of_kinds(
     "native_batch_norm.default _native_batch_norm_legit_no_training.default "
@@ -125,15 +126,20 @@ def _readers(trace: Trace, layer: DenseLayer) -> dict[str, int]:
     """Find the batch norms that read the layer's features, with its first channel in each.
 
     Returns:
-        Nothing where anything else reads them too, or a norm has no weight of its own.
+        Nothing where anything else reads them too, the network's output, say, or a norm has no
+        weight of its own.
     """
     states = _states(trace)
+    if layer.features in trace.returned:
+        return {}
     read: dict[int, int] = dict.fromkeys(trace.operations[layer.features].consumers, 0)
     for index, parts in states.items():
         if layer.features in parts:
             before = parts[: parts.index(layer.features)]
             first = sum(trace.operations[part].shape[1] for part in before)
             read |= dict.fromkeys(trace.operations[index].consumers, first)
+            if index in trace.returned:
+                return {}
     norms = {
         _norm(trace, trace.operations[index]): first
         for index, first in read.items()

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from timestepper.errors import FoldError
-from timestepper.stepping.branches import Branch
+from timestepper.stepping.branches import BY_HOOKS, Branch
 from timestepper.stepping.factors import SCALABLE, check_scalable
 from timestepper.stepping.gates import find_divided
 from timestepper.stepping.labels import numbered, passed
+from timestepper.stepping.operation import Operation
 from timestepper.stepping.operators import (
     ADDITIONS,
     CHANNELS_LAST,
@@ -38,7 +39,7 @@ from timestepper.stepping.operators import (
     as_its_module_does,
     has_other_bias,
 )
-from timestepper.stepping.watch import Operation, Trace
+from timestepper.stepping.watch import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class EndFinder:
             FoldError: step sizes can't be folded into it exactly.
         """
         self.go_back()
+        self._require_alike()
         taken = torch.cat([self.labels[body].unique() for body in self.bodies]).unique()
         taken = taken[taken > 0]  # Zeros are padding.
         first, past = int(taken[0]) - 1, int(taken[-1])
@@ -131,10 +133,15 @@ class EndFinder:
         taking = (first, past)
         divided = find_divided(self.trace, scaled, self.joins, self.name, taking, self.single)
         for index in way:
-            if self.ends.intersection(self.trace.operations[index].consumers):
+            is_read = self.ends.intersection(self.trace.operations[index].consumers)
+            if is_read or any((owner, "weight") in self.uses for owner in divided):
                 raise self._refuse(self.trace.operations[index], "which another of its ends reads")
-        labelled = [self.labels[end] for end in self.ends if end in self.labels]
-        whole = all(len(taken) == len(labels.unique()) for labels in labelled)
+        widths = [len(self.labels[end].unique()) for end in self.ends if end in self.labels]
+        if any(past > width for width in widths):
+            raise self._refuse(
+                self.trace.operations[min(self.bodies)], "a concatenation of unlike widths"
+            )
+        whole = all(len(taken) == width for width in widths)
         return End(
             tuple(self.scaled),
             tuple(divided),
@@ -151,7 +158,17 @@ class EndFinder:
         for body in self.bodies:
             self._go_back(self.trace.operations[body])
 
+    def _require_alike(self) -> None:
+        """Make sure that what is added to one state takes one step size in each channel."""
+        by_shape: dict[torch.Size, Tensor] = {}
+        for body in self.bodies:
+            labels = self.labels[body]
+            if not torch.equal(by_shape.setdefault(labels.shape, labels), labels):
+                raise self._refuse(self.trace.operations[body], "a sum of unlike channels")
+
     def _refuse(self, operation: Operation, why: str = "") -> FoldError:
+        if any(own in BY_HOOKS for one in operation.computed for _, own in one.parameters):
+            why = "whose weight a hook makes: make pruning or normalisation permanent first"
         why = why or "which step sizes do not fold into exactly"
         return FoldError(
             f"branch {self.name} ends in {operation.short_name} "
@@ -321,7 +338,11 @@ class EndFinder:
                 raise self._refuse(operation, f"a {type(module).__name__}")
             self.uses.update((owner, name) for name in used)
             self.scaled.update(dict.fromkeys(names, operation.module))
-            return numbered(operation.shape, axis, single=self.single)
+            labels = numbered(operation.shape, axis, single=self.single)
+            # An instance norm sets the channels of all images side by side.
+            if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+                labels = (labels - 1) % module.num_features + 1
+            return labels
         return None
 
     def _computed_weight(self, operation: Operation) -> Tensor | None:
@@ -363,8 +384,24 @@ class EndFinder:
             if len(long) != 1:
                 continue
             axis = long[0] - len(shape) + len(operation.shape)
-            if shape[long[0]] != operation.shape[axis]:
+            if shape[long[0]] != operation.shape[axis] or self._is_other_axis(operation, axis):
                 continue
             self._scale((owner, name), operation)
             return numbered(operation.shape, axis, single=self.single)
         return None
+
+    def _is_other_axis(self, operation: Operation, axis: int) -> bool:
+        """Tell whether all channels have the same values along an axis, that of tokens, say."""
+        if self.single:
+            return False
+        before = dict(self.scaled), set(self.uses), set(self.ends), dict(self.labels)
+        mixed = set(self.mixed)
+        try:
+            labels = self._go_back(self.trace.operations[operation.inputs[0]])
+        except FoldError:
+            return False
+        finally:
+            self.scaled, self.uses, self.ends, self.labels = before
+            self.mixed = mixed
+        first = labels.narrow(axis, 0, 1)
+        return labels.shape == operation.shape and torch.equal(first.expand_as(labels), labels)

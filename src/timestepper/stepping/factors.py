@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.errors import AttachedError, FoldError, NoBranchError
-from timestepper.stepping.branches import READABLE, Branch, get_module
+from timestepper.stepping.branches import READABLE, Branch, get_module, refuse_hooked
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 SCALABLE = (
-    nn.modules.batchnorm._BatchNorm,
+    nn.modules.batchnorm._NormBase,  # Batch and instance norms.
     nn.GroupNorm,
     nn.LayerNorm,
     nn.Conv1d,
@@ -67,7 +67,7 @@ class Factor:
         if parameter is None:
             raise AttachedError(
                 f"{self.owner}.{self.name} is no parameter any more (pruned or normalised after "
-                "attaching, say): fold first, or do so before attaching"
+                "attaching, say): fold before that"
             )
         return parameter
 
@@ -213,7 +213,7 @@ def _runs(
 def _shares(network: nn.Module, branch: Branch) -> list[tuple[Factor, int, int]]:
     """List a branch's factors, each with the first and past the last channel that it scales."""
     names = [(name, False) for name in branch.scaled] + [(name, True) for name in branch.divided]
-    inside = branch.inside or ("",) * len(names)
+    inside = branch.inside or (None,) * len(names)
     channels = branch.channels or (None,) * len(names)
     for said, what in ((inside, "modules"), (channels, "ranges of channels")):
         if len(said) != len(names):
@@ -222,11 +222,17 @@ def _shares(network: nn.Module, branch: Branch) -> list[tuple[Factor, int, int]]
             )
     shares = []
     for (name, divided), place, given in zip(names, inside, channels, strict=True):
-        get_module(network, place)
         owner, parameters = _parameters(network, name, divided)
+        refuse_hooked(get_module(network, owner), owner)
+        user = owner if place is None else place
+        if type(get_module(network, user)).forward is nn.Module.forward:
+            raise FoldError(
+                f"branch {branch.name}: {user} is never called itself; name in inside the module "
+                f"whose forward uses {name} ('' for the network)"
+            )
         for parameter in parameters:
             module = get_module(network, owner)
-            factor = Factor(owner, module, parameter, place or owner, divided, (), branch.single)
+            factor = Factor(owner, module, parameter, user, divided, (), branch.single)
             first, past = given or (0, factor.channels)
             if not 0 <= first < past <= factor.channels:
                 raise FoldError(

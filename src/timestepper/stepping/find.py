@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from timestepper.errors import FoldError, NoBranchError
-from timestepper.stepping.branches import (
-    READABLE,
-    Branch,
-    is_pointwise,
-    weight_of,
-)
+from timestepper.stepping.branches import READABLE, Branch
 from timestepper.stepping.check import check_network
 from timestepper.stepping.dense import dense_layers, describe_dense
-from timestepper.stepping.ends import End, EndFinder
 from timestepper.stepping.factors import channels_of
-from timestepper.stepping.operators import (
-    ADDITIONS,
-    CONVOLUTIONS,
-    HOMOGENEOUS,
-    MATRIX_PRODUCTS,
-    MOVING,
-    POOLING,
-    PRODUCTS,
-    QUOTIENTS,
-    REDUCING,
-)
-from timestepper.stepping.watch import Operation, Trace, watch
-
-# Attention is told from an MLP of the same shapes.
-ATTENDING = ("bmm", "baddbmm", "softmax", "scaled_dot_product")
+from timestepper.stepping.residuals import Finding, common_prefix, residuals
+from timestepper.stepping.stages import TimeStepping, module_name
+from timestepper.stepping.watch import Trace, watch
 
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, or a forward pass's positional (tuple) or keyword (mapping) arguments."""
@@ -48,13 +29,14 @@ def find_branches(
     """Find residual branches by watching one forward pass.
 
     An addition ``x + f`` with f computed from x, or both from one earlier tensor and f by more
-    weights, is a residual connection; so is a concatenation of all features so far with new ones
+    weights, is a residual connection; what else is computed from x and added at once, as in
+    ``x + f + g``, belongs to the branch. So is a concatenation of all features so far with new ones
     computed from them, layer after layer (DenseNet). The pass runs in eval mode without gradients
     and leaves parameters, buffers, modes and random state as they were. A network that can't be
     watched so names its branches in a method ``residual_branches() -> list[Branch]`` instead.
 
     Args:
-        network: the network, attached or plain.
+        network: the network; an attached one tells its branches.
         example_input: what one forward pass needs: a tensor, a tuple of positional arguments or a
             dict of keyword arguments; by default random numbers of the size in the network's
             ``pretrained_cfg`` or ``default_cfg``, else of shape (1, 3, 64, 64).
@@ -71,8 +53,10 @@ def find_branches(
     check_network(network)
     if hasattr(network, "residual_branches"):
         return list(network.residual_branches())  # type: ignore[operator]
-    trace = watch(network, *_inputs(network, example_input))
-    found, dense = list(_residuals(trace)), dense_layers(trace)
+    if isinstance(stepping := getattr(network, "time_stepping", None), TimeStepping):
+        return list(stepping.branches)
+    trace = watch(network, *inputs_of(network, example_input))
+    found, dense = list(residuals(trace)), dense_layers(trace)
     if not found and not dense:
         raise NoBranchError(_why_none(trace))
     described, refusals = _describe(found)
@@ -120,7 +104,7 @@ def find_branches(
     ]
 
 
-def _inputs(
+def inputs_of(
     network: nn.Module, example_input: ExampleInput | None
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Make a forward pass's positional and keyword arguments."""
@@ -134,24 +118,6 @@ def _inputs(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, *size, generator=generator)
     return (images.to(parameter.device, parameter.dtype),), {}
-
-
-def _residuals(trace: Trace) -> Iterator[_Finding]:
-    """Yield each residual addition."""
-    for addition in trace.operations:
-        if addition.kind not in ADDITIONS or len(addition.inputs) != 2 or not addition.plain_sum:
-            continue
-        first, second = addition.inputs
-        common = trace.newest_common(first, second)
-        if common is None or first == second:
-            continue
-        weights = {
-            end: len(trace.modules_between(common, end, READABLE)) for end in (first, second)
-        }
-        shortcut, body = sorted((first, second), key=lambda end: (end != common, weights[end]))
-        # Two long paths of any lengths are two branches of an ordinary block.
-        if weights[body] > weights[shortcut] and _is_shortcut(trace, common, shortcut):
-            yield _Finding(trace, addition, trace.operations[body], common)
 
 
 def _why_none(trace: Trace) -> str:
@@ -177,123 +143,10 @@ def _why_none(trace: Trace) -> str:
     )
 
 
-def _is_shortcut(trace: Trace, start: int, end: int) -> bool:
-    """Tell whether a path moves or pools values at most, or projects them with one layer.
-
-    Only a projection may have an activation (pre-activation networks), and it has to be made for
-    the addition alone.
-    """
-    layers, activations = 0, 0
-    for operation in trace.between(start, end):
-        if operation.parameters and operation.uses_input == 1:
-            layers += operation.kind in CONVOLUTIONS | MATRIX_PRODUCTS
-        elif operation.kind in HOMOGENEOUS | REDUCING:
-            activations += "relu" in operation.kind
-        elif operation.kind not in MOVING | POOLING and not (
-            operation.kind in PRODUCTS | QUOTIENTS and operation.uses_input == 1
-        ):
-            return False
-    if layers == 1:
-        return len(trace.operations[end].consumers) == 1
-    return layers + activations == 0
+_Described = tuple[Finding, Branch]
 
 
-class _Finding:
-    """One residual addition and what is to be known of its branch."""
-
-    def __init__(self, trace: Trace, addition: Operation, body: Operation, common: int) -> None:
-        self.trace = trace
-        self.addition = addition
-        self.body = body
-        self.site = addition.module
-        self.common = common
-        self.layers = list(trace.modules_between(common, body.index, READABLE))
-        self.shape = addition.shape
-        self.end: End | None = None
-        self.together = [self]
-
-    @cached_property
-    def ends(self) -> frozenset[int]:
-        """The operations that the branch ends in; none where it does not fold."""
-        finder = EndFinder(
-            self.trace, [self.addition.index], [self.body.index], [self.common], self.own_name
-        )
-        try:
-            finder.go_back()
-        except FoldError:
-            return frozenset()
-        return frozenset(finder.ends)
-
-    def join(self, others: Iterable[_Finding]) -> None:
-        """Make one branch of this and others that end in the same operations."""
-        self.together = [self, *others]
-        self.layers = [layer for finding in self.together for layer in finding.layers]
-
-    @property
-    def own_name(self) -> str:
-        """What the names of the branch's layers begin with."""
-        return ".".join(_common_prefix([name.split(".") for name in self.layers])) or self.layers[0]
-
-    @property
-    def read(self) -> dict[str, nn.Module]:
-        """The modules that the controller reads: those up to the end, not a gate behind it."""
-        assert self.end is not None
-        modules: dict[str, nn.Module] = {}
-        for index in sorted(self.end.ends):
-            for finding in self.together:
-                modules |= self.trace.modules_between(finding.common, index, READABLE)
-        return _choose_read(modules)
-
-    @property
-    def likeness(self) -> Any:
-        """What branches of one stage have in common."""
-        averages = tuple(weight_of(module)[:, 0].shape for module in self.read.values())
-        attends = any(
-            operation.short_name.startswith(ATTENDING)
-            for operation in self.trace.between(self.common, self.body.index)
-        )
-        assert self.end is not None
-        return averages, self.shape[1:], attends, self.end.single
-
-    def branch(self, *, alone: bool) -> tuple[Branch, frozenset[int]]:
-        """Describe the branch; ``alone`` where its module makes no other residual addition.
-
-        Returns:
-            The branch, and the operations from what is scaled to where it is added.
-        """
-        name = self.site if alone and self.site else self.own_name
-        joins, bodies, starts = zip(
-            *((f.addition.index, f.body.index, f.common) for f in self.together), strict=True
-        )
-        try:
-            end = EndFinder(self.trace, joins, bodies, starts, name).find()
-        except FoldError as refusal:
-            try:
-                end = EndFinder(self.trace, joins, bodies, starts, name, single=True).find()
-            except FoldError:
-                raise refusal from None
-        self.end = end
-        if not self.read:
-            raise FoldError(
-                f"branch {name} ends in {end.scaled[0]} before any layer whose weights a "
-                "controller can read"
-            )
-        return end.branch(name, tuple(self.read)), end.way.union(joins)
-
-
-_Described = tuple[_Finding, Branch]
-
-
-def _choose_read(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Leave out what a bottleneck does between its pointwise ends (paper, "Implementations")."""
-    names = list(modules)
-    pointwise = [is_pointwise(module) for module in modules.values()]
-    if len(names) > 2 and pointwise[0] and pointwise[-1] and not all(pointwise):
-        names = [names[0], names[-1]]
-    return {name: modules[name] for name in names}
-
-
-def _describe(found: Sequence[_Finding]) -> tuple[list[_Described], list[FoldError]]:
+def _describe(found: Sequence[Finding]) -> tuple[list[_Described], list[FoldError]]:
     """Describe the branches, leaving out additions within the end of another branch.
 
     Branches that end in the same operations, on features of several sizes, say, become one.
@@ -353,15 +206,6 @@ def _join_shared(
     return joined, refusals
 
 
-def _common_prefix(parts: Sequence[Sequence[str]]) -> list[str]:
-    prefix = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1:
-            break
-        prefix.append(column[0])
-    return prefix
-
-
 def _distinct(names: Sequence[str], *alternatives: Sequence[str]) -> list[str]:
     """Exchange names that several have for the first alternative that tells them apart."""
     for others in alternatives:
@@ -380,18 +224,24 @@ def _stage_names(likenesses: Sequence[Any], branches: Sequence[str]) -> list[str
 
     def plain(members: list[str]) -> str:
         parts = [name.split(".") for name in members]
-        prefix = _common_prefix(parts) if len(members) > 1 else parts[0][:-1]
+        prefix = common_prefix(parts) if len(members) > 1 else parts[0][:-1]
         return ".".join(prefix) or members[0]
 
     def with_end(members: list[str]) -> str:
         start = f"{plain(members)}."
         backwards = [name.removeprefix(start).split(".")[::-1] for name in members]
-        end = ".".join(reversed(_common_prefix(backwards)))
+        end = ".".join(reversed(common_prefix(backwards)))
         return start + end if end and members[0].startswith(start) else members[0]
 
     first = [members[0] for members in stages.values()]
     ended = [with_end(members) for members in stages.values()]
     # The last one is for a stage whose name is another's first branch.
     names = _distinct([plain(members) for members in stages.values()], ended, first, first)
-    of_likeness = dict(zip(stages, names, strict=True))
+    of_likeness: dict[Any, str] = {}
+    for likeness, name in zip(stages, names, strict=True):
+        # Dots become underscores in the names of controllers.
+        taken = {module_name(other) for other in of_likeness.values()}
+        while module_name(name) in taken:
+            name += "_"
+        of_likeness[likeness] = name
     return [of_likeness[likeness] for likeness in likenesses]

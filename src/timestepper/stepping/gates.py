@@ -11,13 +11,14 @@ from torch import Tensor
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE
 from timestepper.stepping.labels import numbered, passed
+from timestepper.stepping.operation import Operation
 from timestepper.stepping.operators import (
     CONCATENATIONS,
     CONVOLUTIONS,
     MATRIX_PRODUCTS,
     as_its_module_does,
 )
-from timestepper.stepping.watch import Operation, Trace
+from timestepper.stepping.watch import Trace
 
 
 def find_divided(
@@ -45,6 +46,7 @@ def find_divided(
         FoldError: something else reads a scaled result.
     """
     labels = dict(scaled)
+    _require_inside(trace, labels, name)
     divided: dict[str, str] = {}
     # In order of execution, so that all that goes into an operation is known before it.
     on_the_way = scaled.keys() | set(joins)
@@ -77,9 +79,19 @@ def find_divided(
                 "change more than the branch"
             )
         labels[operation.index] = result
+        _require_inside(trace, {operation.index: result}, name)
         for consumer in operation.consumers:
             heapq.heappush(ahead, consumer)
     return divided
+
+
+def _require_inside(trace: Trace, labels: Mapping[int, Tensor], name: str) -> None:
+    """Make sure that no scaled result leaves the network."""
+    if any(labels[index].any() for index in trace.returned & labels.keys()):
+        raise FoldError(
+            f"branch {name}: the network returns its result too, so a step size there would "
+            "change more than the branch"
+        )
 
 
 def _divided(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from timestepper.stepping.operation import DIVIDING, PART, Operation
 from timestepper.stepping.operators import (
     HOMOGENEOUS,
     MOVING,
@@ -17,7 +18,7 @@ from timestepper.stepping.operators import (
     QUOTIENTS,
     REDUCING,
 )
-from timestepper.stepping.watch import DIVIDING, PART, Operation, Trace
+from timestepper.stepping.watch import Trace
 
 
 def numbered(shape: torch.Size, axis: int, *, single: bool) -> Tensor:

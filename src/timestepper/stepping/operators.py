@@ -5,21 +5,30 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from timestepper.stepping.factors import TRANSPOSED
-from timestepper.stepping.watch import DIVIDING, PART, Operation, of_kinds
+from timestepper.stepping.operation import DIVIDING, PART, Operation, of_kinds
 
 # Move values without changing them.
 MOVING = of_kinds(
     "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
     "squeeze.dim squeeze.dims squeeze.default unsqueeze.default contiguous.default clone.default "
     "alias.default detach.default _to_copy.default roll.default flip.default expand.default "
-    "slice.Tensor select.int constant_pad_nd.default"
+    "slice.Tensor select.int constant_pad_nd.default repeat.default index.Tensor "
+    "index_select.default native_channel_shuffle.default channel_shuffle.default "
+    "pixel_shuffle.default pixel_unshuffle.default reflection_pad1d.default "
+    "reflection_pad2d.default reflection_pad3d.default replication_pad1d.default "
+    "replication_pad2d.default replication_pad3d.default"
 )
 VIEWS = of_kinds("view.default _unsafe_view.default")
 # Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
 POOLING = of_kinds(
-    "avg_pool2d.default _adaptive_avg_pool2d.default adaptive_max_pool2d.default "
-    "max_pool2d_with_indices.default upsample_nearest2d.default upsample_bilinear2d.default "
-    "upsample_bicubic2d.default"
+    "avg_pool2d.default avg_pool3d.default _adaptive_avg_pool2d.default "
+    "_adaptive_avg_pool3d.default adaptive_max_pool2d.default adaptive_max_pool3d.default "
+    "max_pool2d_with_indices.default max_pool3d_with_indices.default upsample_nearest1d.default "
+    "upsample_nearest2d.default upsample_nearest3d.default upsample_linear1d.default "
+    "upsample_bilinear2d.default upsample_trilinear3d.default upsample_bicubic2d.default "
+    "_upsample_bilinear2d_aa.default _upsample_bicubic2d_aa.default "
+    "_upsample_nearest_exact1d.default _upsample_nearest_exact2d.default "
+    "_upsample_nearest_exact3d.default"
 )
 # f(kx) = k f(x) for positive k.
 HOMOGENEOUS = of_kinds("relu.default relu_.default leaky_relu.default leaky_relu_.default")

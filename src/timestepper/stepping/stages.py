@@ -145,7 +145,7 @@ class Stage:
             if module._parameters.get("weight") is None and not hasattr(module, "parametrizations"):
                 raise AttachedError(
                     f"the weight of {name} is no parameter any more (pruned after attaching, "
-                    "say): fold first, or prune before attaching"
+                    "say): fold before that"
                 )
 
     def require_inside(self, network: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,118 +12,30 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from timestepper.errors import NoBranchError
+from timestepper.errors import NoBranchError, TimestepperError
+from timestepper.stepping.branches import BY_HOOKS
+from timestepper.stepping.operation import (
+    ALIAS,
+    DIVIDING,
+    PART,
+    Call,
+    Computed,
+    Made,
+    Operation,
+    of_kinds,
+)
 from timestepper.stepping.undisturbed import left_as_it_was, no_fused_attention
-
-
-def of_kinds(names: str) -> frozenset[str]:
-    """Give operators' full names from short ones, separated by blanks."""
-    return frozenset(f"aten.{name}" for name in names.split())
-
 
 # What may lie between a parameter and its use for the parameter to count as used itself.
 _RENAMES = of_kinds(
     "t.default transpose.int view.default unsqueeze.default _to_copy.default detach.default "
-    "alias.default _unsafe_view.default expand.default"
+    "alias.default _unsafe_view.default expand.default repeat.default"
 )
-# Operations with several results, each of which is another part of the input.
-DIVIDING = of_kinds(
-    "split.Tensor split_with_sizes.default unbind.int chunk.default tensor_split.sections"
+# Take an argument's shape, and not its values.
+_UNREAD = of_kinds(
+    "zeros_like.default ones_like.default full_like.default empty_like.default "
+    "new_zeros.default new_ones.default new_full.default new_empty.default"
 )
-PART = "part"
-"""Kind of each of their results, called with the operation and the result's number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Stands for an operation's result where another operation is called with it."""
-
-    operation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An operator and what it was called with, results of the pass replaced by :class:`Made`."""
-
-    operator: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """A tensor computed from parameters alone.
-
-    Attributes:
-        value: the tensor.
-        parameters: (module name, parameter name) of what went into it, in order of use.
-        call: the operation that made it, its arguments as they were.
-        inputs: those of its arguments that are computed or parameters, by their ids.
-    """
-
-    value: Tensor
-    parameters: tuple[tuple[str, str], ...]
-    call: Call
-    inputs: dict[int, Computed | tuple[str, str]]
-
-    def again(self, parameter: tuple[str, str], factor: Tensor) -> Tensor:
-        """Compute it from a parameter times a factor."""
-
-        def put(leaf: Any) -> Any:
-            known = self.inputs.get(id(leaf)) if isinstance(leaf, Tensor) else None
-            if isinstance(known, Computed):
-                return known.again(parameter, factor)
-            if known != parameter:
-                return leaf
-            return leaf * (factor if leaf.ndim == 1 else factor.view(leaf.shape))
-
-        args, kwargs = tree_map(put, (self.call.args, self.call.kwargs))
-        result: Tensor = tree_leaves(self.call.operator(*args, **kwargs))[0]
-        return result
-
-
-@dataclass(slots=True)
-class Operation:
-    """One tensor operation of the pass that depends on the network's input.
-
-    Attributes:
-        index: its place in the order of execution.
-        kind: the operator's full name, such as ``"aten.add.Tensor"``.
-        module: name of the innermost module whose forward was running.
-        inputs: indices of the operations whose results it used.
-        parameters: (module name, parameter name) of the parameters it used.
-        parameter_shapes: their shapes as it used them.
-        computed: what it used that is computed from parameters alone: a standardised weight, say.
-        shape: its first result's shape.
-        plain_sum: for additions, both sides of the result's shape and with factor 1.
-        ancestors: bit i is set where operation i went into it; its own bit too.
-        call: how it was called.
-        consumers: indices of the operations that used its result.
-    """
-
-    index: int
-    kind: str
-    module: str
-    inputs: tuple[int, ...]
-    parameters: tuple[tuple[str, str], ...]
-    parameter_shapes: tuple[torch.Size, ...]
-    computed: tuple[Computed, ...]
-    shape: torch.Size
-    plain_sum: bool
-    ancestors: int
-    call: Call
-    consumers: list[int] = field(default_factory=list)
-
-    @property
-    def short_name(self) -> str:
-        """The operator's name for messages, such as ``"add"``."""
-        return self.kind.removeprefix("aten.").partition(".")[0].strip("_")
-
-    @property
-    def uses_input(self) -> int:
-        """How many of its arguments are results of the pass."""
-        leaves = tree_leaves((self.call.args, self.call.kwargs))
-        return sum(isinstance(leaf, Made) for leaf in leaves)
 
 
 class Trace(TorchDispatchMode):
@@ -133,15 +44,20 @@ class Trace(TorchDispatchMode):
     Args:
         network: the network that runs.
         inputs: its input tensors; they count as operation 0.
+
+    Attributes:
+        operations: in the order of execution.
+        returned: indices of those whose results the network returned.
+        uses: how often each parameter, (module name, parameter name), was used.
     """
 
     def __init__(self, network: nn.Module, inputs: list[Tensor]) -> None:
         super().__init__()
         self.network = network
         nothing = Call(None, (), {})
-        self.operations = [
-            Operation(0, "input", "", (), (), (), (), torch.Size(), False, 1, nothing)
-        ]
+        shape = inputs[0].shape if inputs else torch.Size()
+        self.operations = [Operation(0, "input", "", (), (), (), (), shape, False, 1, nothing)]
+        self.returned: frozenset[int] = frozenset()
         self.uses: Counter[tuple[str, str]] = Counter()
         self._computed: dict[int, Computed] = {}
         self.running = [""]
@@ -172,7 +88,9 @@ class Trace(TorchDispatchMode):
         """Run the operation and write down what it used."""
         kwargs = kwargs or {}
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        sources = tuple(dict.fromkeys(self._made_by[id(t)] for t in used if id(t) in self._made_by))
+        kind = ALIAS if _adds_zero(func, args) else str(func)
+        read = [] if kind in _UNREAD else used
+        sources = tuple(dict.fromkeys(self._made_by[id(t)] for t in read if id(t) in self._made_by))
         parameters = [t for t in used if id(t) in self._parameters]
         computed = tuple(self._computed[id(t)] for t in used if id(t) in self._computed)
         call = Call(func, *tree_map(self._stand_in, (args, kwargs)))
@@ -180,7 +98,6 @@ class Trace(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self._alive += used + outputs
-        kind = str(func)
         if sources:
             plain_sum = kwargs.get("alpha", 1) == 1 and all(
                 s == out.shape for s in shapes for out in outputs[:1]
@@ -205,6 +122,12 @@ class Trace(TorchDispatchMode):
                 outputs[0], tuple(dict.fromkeys(names)), call, inputs
             )
         return result
+
+    def note_returned(self, outputs: Any) -> None:
+        """Write down which results the network returned."""
+        self.returned = frozenset(
+            self._made_by[id(leaf)] for leaf in tree_leaves(outputs) if id(leaf) in self._made_by
+        )
 
     def _stand_in(self, leaf: Any) -> Any:
         known = isinstance(leaf, Tensor) and id(leaf) in self._made_by
@@ -310,7 +233,7 @@ class Trace(TorchDispatchMode):
             names = [name for one in operation.computed for name in one.parameters]
             for owner, parameter in (*operation.parameters, *names):
                 name, found_in, _ = owner.partition(".parametrizations.weight")
-                parameter = "weight" if found_in else parameter
+                parameter = "weight" if found_in or parameter in BY_HOOKS else parameter
                 module = self.network.get_submodule(name)
                 if parameter == "weight" and isinstance(module, kinds):
                     found[name] = module
@@ -330,7 +253,13 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
     Raises:
         NoBranchError: the forward pass failed.
+        TimestepperError: that of step sizes which the network has already.
     """
+    with torch.inference_mode(False), torch.no_grad():
+        # The pass may write into its inputs.
+        args, kwargs = tree_map(
+            lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, dict(kwargs))
+        )
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     tensors = [*network.parameters(), *network.buffers(), *inputs]
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
@@ -338,13 +267,16 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         left_as_it_was(network),
         _named_modules(network, (trace := Trace(network, inputs)).running),
         torch.random.fork_rng([device.index for device in devices]),
+        torch.inference_mode(False),
         torch.no_grad(),
         no_fused_attention(),
     ):
         try:
             network.eval()
             with trace:
-                network(*args, **kwargs)
+                trace.note_returned(network(*args, **kwargs))
+        except TimestepperError:
+            raise
         except Exception as error:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs) or "none"
             reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
@@ -354,6 +286,12 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
                 "tuple of positional arguments or a dict of keyword arguments"
             ) from error
     return trace
+
+
+def _adds_zero(operator: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether an operation adds the number 0, as ``sum`` does to begin with."""
+    names = ("aten.add.Tensor", "aten.add_.Tensor")
+    return str(operator) in names and isinstance(args[1], int | float) and args[1] == 0
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""One tensor operation of a watched pass, and what it was called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+def of_kinds(names: str) -> frozenset[str]:
+    """Give operators' full names from short ones, separated by blanks."""
+    return frozenset(f"aten.{name}" for name in names.split())
+
+
+# Operations with several results, each of which is another part of the input.
+DIVIDING = of_kinds(
+    "split.Tensor split_with_sizes.default unbind.int chunk.default tensor_split.sections"
+)
+PART = "part"
+"""Kind of each of their results, called with the operation and the result's number."""
+ALIAS = "aten.alias.default"
+"""Kind of what gives back its argument as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Stands for an operation's result where another operation is called with it."""
+
+    operation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator and what it was called with, results of the pass replaced by :class:`Made`."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A tensor computed from parameters alone.
+
+    Attributes:
+        value: the tensor.
+        parameters: (module name, parameter name) of what went into it, in order of use.
+        call: the operation that made it, its arguments as they were.
+        inputs: those of its arguments that are computed or parameters, by their ids.
+    """
+
+    value: Tensor
+    parameters: tuple[tuple[str, str], ...]
+    call: Call
+    inputs: dict[int, Computed | tuple[str, str]]
+
+    def again(self, parameter: tuple[str, str], factor: Tensor) -> Tensor:
+        """Compute it from a parameter times a factor."""
+
+        def put(leaf: Any) -> Any:
+            known = self.inputs.get(id(leaf)) if isinstance(leaf, Tensor) else None
+            if isinstance(known, Computed):
+                return known.again(parameter, factor)
+            if known != parameter:
+                return leaf
+            return leaf * (factor if leaf.ndim == 1 else factor.view(leaf.shape))
+
+        args, kwargs = tree_map(put, (self.call.args, self.call.kwargs))
+        result: Tensor = tree_leaves(self.call.operator(*args, **kwargs))[0]
+        return result
+
+
+@dataclass(slots=True)
+class Operation:
+    """One tensor operation of the pass that depends on the network's input.
+
+    Attributes:
+        index: its place in the order of execution.
+        kind: the operator's full name, such as ``"aten.add.Tensor"``.
+        module: name of the innermost module whose forward was running.
+        inputs: indices of the operations whose results it used.
+        parameters: (module name, parameter name) of the parameters it used.
+        parameter_shapes: their shapes as it used them.
+        computed: what it used that is computed from parameters alone: a standardised weight, say.
+        shape: its first result's shape.
+        plain_sum: for additions, both sides of the result's shape and with factor 1.
+        ancestors: bit i is set where operation i went into it; its own bit too.
+        call: how it was called.
+        consumers: indices of the operations that used its result.
+    """
+
+    index: int
+    kind: str
+    module: str
+    inputs: tuple[int, ...]
+    parameters: tuple[tuple[str, str], ...]
+    parameter_shapes: tuple[torch.Size, ...]
+    computed: tuple[Computed, ...]
+    shape: torch.Size
+    plain_sum: bool
+    ancestors: int
+    call: Call
+    consumers: list[int] = field(default_factory=list)
+
+    @property
+    def short_name(self) -> str:
+        """The operator's name for messages, such as ``"add"``."""
+        return self.kind.removeprefix("aten.").partition(".")[0].strip("_")
+
+    @property
+    def uses_input(self) -> int:
+        """How many of its arguments are results of the pass."""
+        leaves = tree_leaves((self.call.args, self.call.kwargs))
+        return sum(isinstance(leaf, Made) for leaf in leaves)
