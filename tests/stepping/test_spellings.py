@@ -335,3 +335,28 @@ def test_controllers_that_are_none(controller, message):
 def test_branches_that_are_none(branches):
     with pytest.raises(NoBranchError, match=r"branches must be a list of timestepper\.Branch"):
         timestepper.attach(Parts(by_sum), branches=branches)
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda x, f: x - f,
+        lambda x, f: x.add(f, alpha=0.2),
+        lambda x, f: torch.lerp(x, f, 0.5),
+        lambda x, f: x + f.mean((2, 3), keepdim=True),
+    ],
+)
+def test_other_joins_are_named(join):
+    class Block(nn.Module):
+        def __init__(self, join):
+            super().__init__()
+            self.join = join
+            self.conv = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+
+        def forward(self, x):
+            return self.join(x, self.conv(x))
+
+    network, images = nn.Sequential(Block(torch.add), Block(join)), torch.randn(1, WIDTH, 6, 6)
+    with pytest.warns(UserWarning, match=r"^what 1 joins to its state gets no step sizes"):
+        branches = timestepper.find_branches(network, images)
+    assert [branch.name for branch in branches] == ["0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from timestepper.stepping.branches import READABLE, Branch
 from timestepper.stepping.check import check_network
 from timestepper.stepping.dense import dense_layers, describe_dense
 from timestepper.stepping.factors import channels_of
-from timestepper.stepping.residuals import Finding, common_prefix, residuals
+from timestepper.stepping.residuals import Finding, common_prefix, residuals, unread_joins
 from timestepper.stepping.stages import TimeStepping, module_name
 from timestepper.stepping.watch import Trace, watch
 
@@ -45,6 +46,8 @@ def find_branches(
     Returns:
         The branches in order of depth.
 
+    Warns of what looks like a residual connection but is no such addition (``x - f``, say).
+
     Raises:
         NoBranchError: the network is wrapped or has no values yet, the forward pass failed or made
             no residual addition, or none is left.
@@ -58,6 +61,7 @@ def find_branches(
     trace = watch(network, *inputs_of(network, example_input))
     found, dense = list(residuals(trace)), dense_layers(trace)
     if not found and not dense:
+        _warn_of_others(trace, [])
         raise NoBranchError(_why_none(trace))
     described, refusals = _describe(found)
     described, more_refusals = _join_shared(trace, described)
@@ -90,6 +94,7 @@ def find_branches(
         )
     if not steps:
         raise NoBranchError(f"step sizes fold into none of the residual branches: {refusals[0]}")
+    _warn_of_others(trace, [finding for finding, _ in described])
     steps.sort(key=lambda step: step[0])
     branches = [branch for _, branch, _, _ in steps]
     names = _distinct(
@@ -118,6 +123,21 @@ def inputs_of(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, *size, generator=generator)
     return (images.to(parameter.device, parameter.dtype),), {}
+
+
+def _warn_of_others(trace: Trace, described: Sequence[Finding]) -> None:
+    """Name what looks like a residual connection, is no part of a branch and gets no step sizes."""
+    ways = {index for finding in described if finding.end for index in finding.end.way}
+    others = [join for join in unread_joins(trace) if join.index not in ways]
+    places = dict.fromkeys(join.module or "the network itself" for join in others)
+    if places:
+        first, *more = places
+        rest = f" and {len(more)} more" if more else ""
+        warnings.warn(
+            f"what {first}{rest} joins to its state gets no step sizes: it is no plain sum of "
+            "tensors of one shape; write it as x + f",
+            stacklevel=3,
+        )
 
 
 def _why_none(trace: Trace) -> str:

@@ -36,6 +36,12 @@ HOMOGENEOUS = of_kinds("relu.default relu_.default leaky_relu.default leaky_relu
 REDUCING = of_kinds("mean.dim amax.default")
 ADDITIONS = of_kinds("add.Tensor add_.Tensor")
 DIFFERENCES = of_kinds("sub.Tensor sub_.Tensor")
+# Join two tensors, in ways that a residual connection may be written in.
+JOINING = (
+    ADDITIONS
+    | DIFFERENCES
+    | of_kinds("lerp.Scalar lerp.Tensor lerp_.Scalar lerp_.Tensor addcmul.default addcmul_.default")
+)
 CONCATENATIONS = of_kinds("cat.default")
 PRODUCTS = of_kinds("mul.Tensor mul_.Tensor")
 QUOTIENTS = of_kinds("div.Tensor div_.Tensor")

@@ -17,6 +17,7 @@ from timestepper.stepping.operators import (
     CONCATENATIONS,
     CONVOLUTIONS,
     HOMOGENEOUS,
+    JOINING,
     MATRIX_PRODUCTS,
     MOVING,
     POOLING,
@@ -40,6 +41,22 @@ def residuals(trace: Trace) -> Iterator[Finding]:
         if finding is not None:
             found[addition.index] = finding
     yield from dict.fromkeys(found.values())
+
+
+def unread_joins(trace: Trace) -> Iterator[Operation]:
+    """Yield what joins a state to something computed from it, but not as ``x + f`` does.
+
+    A difference, a sum with a factor, a blend, or a branch's result of another shape.
+    """
+    for operation in trace.operations:
+        is_understood = operation.kind in ADDITIONS and operation.plain_sum
+        if operation.kind not in JOINING or len(operation.inputs) != 2 or is_understood:
+            continue
+        for state, result in (operation.inputs, operation.inputs[::-1]):
+            if trace.newest_common(state, result) == state and trace.modules_between(
+                state, result, READABLE
+            ):
+                yield operation
 
 
 def _residual(trace: Trace, addition: Operation) -> Finding | None:
