@@ -162,7 +162,25 @@ def test_independent_and_fixed(averaged):
     np.testing.assert_allclose(independent(averaged).detach().numpy(), expected, rtol=1e-12)
     fixed = FixedController(DEPTH, FEATURES, CHANNELS, HIDDEN, step_size=0.01)
     assert torch.equal(fixed(averaged), torch.full((DEPTH, CHANNELS), 0.01, dtype=torch.float64))
-    assert not list(fixed.state_dict())
+    assert not list(fixed.parameters())
+
+
+def test_state_of_a_fixed_step_size_is_the_step_size(averaged):
+    fixed, other = (get_factory(h)(DEPTH, FEATURES, CHANNELS, HIDDEN) for h in (0.5, 0.1))
+    fixed.load_state_dict(other.state_dict())
+    assert fixed.step_size == 0.1
+    assert torch.equal(fixed(averaged), other(averaged))
+
+
+def test_state_tells_whether_an_lstm_standardises():
+    lstm, standardising = (
+        get_factory(name)(DEPTH, FEATURES, CHANNELS, HIDDEN)
+        for name in ("lstm", "lstm-standardised")
+    )
+    with pytest.raises(RuntimeError, match="standardised"):
+        lstm.load_state_dict(standardising.state_dict())
+    with pytest.raises(RuntimeError, match="standardised"):
+        standardising.load_state_dict(lstm.state_dict())
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm+", "lstm-standardised", "2fc"])

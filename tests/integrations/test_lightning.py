@@ -119,7 +119,7 @@ def test_controllers_are_trained_and_loss_is_that_of_a_plain_loop():
     )
 
 
-@pytest.mark.parametrize("controller", ["lstm", "indp"])
+@pytest.mark.parametrize("controller", ["lstm", "indp", 0.25])
 def test_checkpoints_of_the_fit_load_into_the_folded_network(controller):
     callback = TimeSteppingCallback("network", controller)
     fit = trainer(
@@ -148,6 +148,36 @@ def test_checkpoints_of_the_fit_load_into_the_folded_network(controller):
 
     with pytest.raises(StateError, match="time_stepping"):
         trainer(TimeSteppingCallback("network", "2fc")).test(Module(), LOADER, ckpt_path=first)
+
+
+class ThirdSteps(nn.Module):
+    """A controller that has nothing to save."""
+
+    def __init__(self, depth, features, channels, hidden):
+        super().__init__()
+        self.size = depth, channels
+
+    def forward(self, averaged):
+        return averaged.new_full(self.size, 1 / 3)
+
+
+def test_checkpoints_of_controllers_without_state_fold_and_resume():
+    def callbacks():
+        save = ModelCheckpoint("checkpoints", filename="{epoch}", save_top_k=-1)
+        return TimeSteppingCallback("network", ThirdSteps), save
+
+    module = make_module()
+    trainer(*callbacks(), enable_checkpointing=True).fit(module, LOADER, LOADER)
+    trained = outputs(module.network)
+    again = Module()
+    trainer(callbacks()[0]).test(again, LOADER, ckpt_path="checkpoints/epoch=1.ckpt", verbose=False)
+    assert torch.equal(outputs(again.network), trained)
+
+    resumed = Module()
+    fit = trainer(*callbacks(), enable_checkpointing=True)
+    fit.fit(resumed, LOADER, LOADER, ckpt_path="checkpoints/epoch=0.ckpt")
+    assert torch.equal(outputs(resumed.network), trained)
+    assert list(resumed.state_dict()) == list(make_module().state_dict())
 
 
 def test_resumed_fit_ends_where_an_unbroken_one_does():

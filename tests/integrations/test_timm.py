@@ -84,6 +84,23 @@ def test_trains_resumes_and_folds(train, script, stepping):
         assert torch.equal(plain.eval()(images), attached.eval()(images))
 
 
+@pytest.mark.parametrize("controller", ["0.25", "lstm-standardised"])
+def test_folds_with_the_step_sizes_of_the_training(train, capsys, controller):
+    _, checkpoint = train("--model", "test_resnet", stepping=("--controller", controller))
+    assert "give --controller" in refused(capsys, "fold", checkpoint, "--output", "x.safetensors")
+    # Which step size was fixed, the checkpoint knows itself.
+    also = "0.5" if controller == "0.25" else controller
+    arguments = ["fold", "--controller", also, str(checkpoint), "--output", "folded.safetensors"]
+    assert main(arguments) == 0
+    options = {"num_classes": 2, "in_chans": 3}
+    attached = timestepper.attach(timm.create_model("test_resnet", **options), controller)
+    load_checkpoint(attached, checkpoint)
+    plain = timm.create_model("test_resnet", checkpoint_path="folded.safetensors", **options)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(images), attached.eval()(images))
+
+
 def test_controllers_are_trained(train):
     _, checkpoint = train("--model", "test_resnet", "--lr", "0.5")
     with torch.serialization.safe_globals([Namespace]):

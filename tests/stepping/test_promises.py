@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import timestepper
-from timestepper.errors import AttachedError
+from timestepper.errors import AttachedError, StateError
 from timestepper.stepping.stages import HOOKS
 
 
@@ -273,6 +273,28 @@ def test_parts_see_changes_after_a_whole_pass(home_made, images):
         part = network.layer1(features)
         timestepper.fold(network)
         assert torch.equal(part, network.layer1(features))
+
+
+def test_parts_see_another_fixed_step_size(home_made, images):
+    other = timestepper.attach(copy.deepcopy(home_made), 0.1).eval()
+    network = timestepper.attach(home_made, 0.5).eval()
+    with torch.no_grad():
+        half = network.layer1[0](network.conv(images))
+        timestepper.load_weights(network, other.state_dict())
+        assert torch.equal(network.layer1[1](half), other.layer1[1](half))
+
+
+def test_weights_of_another_controller_are_refused(home_made):
+    for own, others in (
+        ("lstm", "lstm-standardised"),
+        ("lstm-standardised", "lstm"),
+        (0.5, "lstm"),
+    ):
+        network, other = (
+            timestepper.attach(copy.deepcopy(home_made), controller) for controller in (own, others)
+        )
+        with pytest.raises(StateError, match=r"another network: '?time_stepping\.layer1\."):
+            timestepper.load_weights(network, other.state_dict())
 
 
 def test_frozen_parameters(home_made, images):

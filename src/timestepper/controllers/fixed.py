@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from timestepper.controllers.base import Controller
@@ -11,7 +12,9 @@ from timestepper.errors import ConfigurationError
 
 
 class FixedController(Controller):
-    """The same step size h for every block and channel (paper Eq. 1); no parameter, no buffer.
+    """The same step size h for every block and channel (paper Eq. 1); no parameter.
+
+    h is a buffer: like trained parameters it is in the state, and what is loaded replaces it.
 
     Args:
         depth: number of blocks.
@@ -25,6 +28,7 @@ class FixedController(Controller):
     """
 
     reads_weights = False
+    h: Tensor
 
     def __init__(
         self, depth: int, features: int, channels: int, hidden: int, *, step_size: float
@@ -34,12 +38,18 @@ class FixedController(Controller):
             raise ConfigurationError(
                 f"a fixed step size must be positive and finite, not {step_size}"
             )
-        self.step_size = step_size
+        self.register_buffer("h", torch.tensor(step_size, dtype=torch.float64))
+
+    @property
+    def step_size(self) -> float:
+        """Return h as a number."""
+        return self.h.item()
 
     def forward(self, averaged: Tensor) -> Tensor:
-        """Return h, ``(depth, channels)``; of ``averaged`` only dtype and device are read."""
-        return averaged.new_full((self.depth, self.channels), self.step_size)
+        """Return h, ``(depth, channels)``; of ``averaged`` only the dtype is read."""
+        return self.h.to(averaged.dtype).repeat(self.depth, self.channels)
 
     def extra_repr(self) -> str:
-        """Name the sizes and h."""
-        return f"{super().extra_repr()}, step_size={self.step_size}"
+        """Name the sizes and h, where it has a value."""
+        sizes = super().extra_repr()
+        return sizes if self.h.is_meta else f"{sizes}, step_size={self.step_size:g}"

@@ -51,6 +51,8 @@ class LSTMController(ArrayController):
         if standardise:
             nn.init.kaiming_normal_(self.project_in.weight, nonlinearity="relu")
             nn.init.zeros_(self.project_in.bias)
+            # All else in the states of both kinds is alike, so that one would load as the other.
+            self.register_buffer("standardised", torch.ones(()))
 
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import ControllerFactory
@@ -65,13 +66,21 @@ class TimeSteppingCallback(Callback):
                 "build it in __init__ and name it, TimeSteppingCallback(attribute=...)"
             ) from None
 
+    def _attach(self, network: nn.Module) -> nn.Module:
+        """Attach so that every checkpoint tells that it has step sizes."""
+        attach(network, self.controller, **self.options)
+        for controller in network.time_stepping.children():  # type: ignore[union-attr]
+            if not controller.state_dict():
+                controller.register_buffer("stateless", torch.ones(()))
+        return network
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach before a fit; before anything else, fold checkpoints that will be loaded."""
         network = self._network(pl_module)
         if stage != "fit":
             self._folding = pl_module.register_load_state_dict_pre_hook(self._fold_loaded)
         elif not hasattr(network, "time_stepping"):
-            attach(network, self.controller, **self.options)
+            self._attach(network)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing on the LightningModule."""
@@ -99,7 +108,7 @@ class TimeSteppingCallback(Callback):
             name.startswith(f"{prefix}time_stepping.") for name in names
         ):
             return
-        network = attach(copy.deepcopy(network), self.controller, **self.options)
+        network = self._attach(copy.deepcopy(network))
         load_weights(network, {name.removeprefix(prefix): state.pop(name) for name in names})
         folded = fold(network).state_dict()
         state.update({prefix + name: tensor for name, tensor in folded.items()})

@@ -166,7 +166,7 @@ class Stage:
         """Identify the values that step sizes depend on, and how they are recorded."""
         tensors = [weight_of(module) for module in self.read]
         tensors += [factor.parameter for factor in self.factors]
-        tensors += list(self.controller.parameters())
+        tensors += [*self.controller.parameters(), *self.controller.buffers()]
         return torch.is_grad_enabled(), [
             (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
         ]
