@@ -180,6 +180,43 @@ def test_checkpoints_of_controllers_without_state_fold_and_resume():
     assert list(resumed.state_dict()) == list(make_module().state_dict())
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_checkpoints_of_fits_in_other_precisions_are_folded(precision):
+    def run(*callbacks, **options):
+        stepping = TimeSteppingCallback("network", example_input=IMAGES[:1])
+        return trainer(stepping, *callbacks, max_epochs=1, precision=precision, **options)
+
+    module = make_module()
+    fit = run(ModelCheckpoint("checkpoints", filename="last"), enable_checkpointing=True)
+    fit.fit(module, LOADER)
+    trained = copy.deepcopy(module.state_dict())
+    fit.test(module, LOADER, ckpt_path="checkpoints/last.ckpt", verbose=False)
+    torch.testing.assert_close(module.state_dict(), trained, rtol=0, atol=0)
+
+    again = Module()
+    run().predict(again, LOADER, ckpt_path="checkpoints/last.ckpt")
+    # Loaded before Lightning converts the new module, so folded in float32.
+    torch.testing.assert_close(again.state_dict(), trained, rtol=1e-2, atol=1e-4)
+
+
+def test_two_networks_are_logged_apart():
+    class Two(Module):
+        def __init__(self):
+            super().__init__()
+            self.other = HomeMade()
+
+        def training_step(self, batch, index):
+            scores = self.network(batch[0]) + self.other(batch[0])
+            return nn.functional.cross_entropy(scores, batch[1])
+
+    fit = trainer(
+        TimeSteppingCallback(controller=0.5), TimeSteppingCallback("other", 0.25), max_epochs=1
+    )
+    fit.fit(Two(), LOADER)
+    assert fit.logged_metrics["network/mean_step_size/layer1"] == 0.5
+    assert fit.logged_metrics["other/mean_step_size/layer1"] == 0.25
+
+
 def test_resumed_fit_ends_where_an_unbroken_one_does():
     def fit(seed, path=None):
         torch.manual_seed(seed)
@@ -248,9 +285,19 @@ def test_a_nested_network_and_options_of_attach():
     torch.testing.assert_close(outputs(module.model["backbone"]), before)
 
 
+def test_a_folder_called_lightning_is_not_the_library(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lightning"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "timestepper.integrations.lightning")
+    Path("lightning").mkdir()
+    monkeypatch.syspath_prepend(".")
+    __import__("timestepper.integrations.lightning")
+
+
 def test_missing_library_is_said_in_one_line(monkeypatch):
     monkeypatch.delitem(sys.modules, "timestepper.integrations.lightning")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install 'timestepper\[lightning\]'$"):
         __import__("timestepper.integrations.lightning")
 

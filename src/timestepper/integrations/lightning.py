@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,22 +11,28 @@ from torch import Tensor, nn
 from timestepper.controllers import ControllerFactory
 from timestepper.errors import AttachedError
 from timestepper.integrations.metrics import step_metrics
-from timestepper.stepping import attach, fold, load_weights
+from timestepper.stepping import attach, find_branches, fold, load_weights
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
-elif importlib.util.find_spec("lightning"):
-    from lightning.pytorch import Callback
-elif importlib.util.find_spec("pytorch_lightning"):
-    from pytorch_lightning import Callback
 else:
-    raise ImportError("Lightning is not installed: pip install 'timestepper[lightning]'")
+    try:
+        # Tried, not looked for: a folder called lightning/ beside the script is found, too.
+        from lightning.pytorch import Callback
+    except ImportError:
+        try:
+            from pytorch_lightning import Callback
+        except ImportError:
+            raise ImportError(
+                "Lightning is not installed: pip install 'timestepper[lightning]'"
+            ) from None
 
 
 class TimeSteppingCallback(Callback):
     """Attaches before the optimizers are built, logs every epoch, folds when the fit is done.
 
-    Logged are :func:`~timestepper.integrations.step_metrics`, by ``LightningModule.log``.
+    Logged are :func:`~timestepper.integrations.step_metrics`, by ``LightningModule.log``; where a
+    Trainer has several of these callbacks, each one's names begin with its ``attribute``.
     Checkpoints that are written during the fit hold the controllers, so that the fit resumes from
     them; ``validate``, ``test`` and ``predict`` load them into the folded network too, folding
     what they load.
@@ -66,9 +71,9 @@ class TimeSteppingCallback(Callback):
                 "build it in __init__ and name it, TimeSteppingCallback(attribute=...)"
             ) from None
 
-    def _attach(self, network: nn.Module) -> nn.Module:
+    def _attach(self, network: nn.Module, **options: Any) -> nn.Module:
         """Attach so that every checkpoint tells that it has step sizes."""
-        attach(network, self.controller, **self.options)
+        attach(network, self.controller, **{**self.options, **options})
         for controller in network.time_stepping.children():  # type: ignore[union-attr]
             if not controller.state_dict():
                 controller.register_buffer("stateless", torch.ones(()))
@@ -90,8 +95,11 @@ class TimeSteppingCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log evolution time and mean step size of each stage."""
+        of_this_kind = [one for one in trainer.callbacks if isinstance(one, TimeSteppingCallback)]  # type: ignore[attr-defined]
+        prefix = f"{self.attribute}/" if len(of_this_kind) > 1 else ""
+        metrics = step_metrics(self._network(pl_module))
         # All processes have the same weights, so there is nothing to average over them.
-        pl_module.log_dict(step_metrics(self._network(pl_module)))
+        pl_module.log_dict({prefix + name: value for name, value in metrics.items()})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fold; checkpoints and averaged weights have been dealt with by now."""
@@ -108,7 +116,12 @@ class TimeSteppingCallback(Callback):
             name.startswith(f"{prefix}time_stepping.") for name in names
         ):
             return
-        network = self._attach(copy.deepcopy(network))
+        branches = self.options.get("branches")
+        if branches is None:
+            # As in setup, which came before the Trainer's precision and device.
+            like_before = copy.deepcopy(network).float().cpu()
+            branches = find_branches(like_before, self.options.get("example_input"))
+        network = self._attach(copy.deepcopy(network), branches=branches)
         load_weights(network, {name.removeprefix(prefix): state.pop(name) for name in names})
         folded = fold(network).state_dict()
         state.update({prefix + name: tensor for name, tensor in folded.items()})
