@@ -10,6 +10,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(message: str) -> str:
+    """Show line breaks and the like in what a user typed, where they would be obeyed."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
+
+
 class TimestepperError(ValueError):
     """Base of all errors that a user of the package can cause and mend."""
 

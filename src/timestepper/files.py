@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from pathlib import Path
+from typing import IO
 
 from timestepper.errors import ConfigurationError
 
@@ -84,6 +86,22 @@ def read_checked(path: Path) -> bytes:
     if checksums.exists() and _digest(content) not in checksums.read_text("utf-8").split():
         raise ValueError("its checksum is wrong")
     return content
+
+
+def require_undamaged(file: IO[bytes]) -> None:
+    """Compare what a file of torch.save's holds with its checksums, at which torch doesn't look.
+
+    Args:
+        file: read from its start, and left there.
+
+    Raises:
+        ValueError: something is damaged.
+        BadZipFile: it is none of torch.save's.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of its {damaged} is wrong")
+    file.seek(0)
 
 
 def _checksums(path: Path) -> Path:

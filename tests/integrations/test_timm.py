@@ -1,6 +1,8 @@
 """timm's training script, by a stand-in that calls timm's public pieces in the same order."""
 
+import errno
 import logging
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -101,6 +103,14 @@ def test_folds_with_the_step_sizes_of_the_training(train, capsys, controller):
         assert torch.equal(plain.eval()(images), attached.eval()(images))
 
 
+def test_folds_networks_from_folders(train):
+    plain = timm.create_model("test_resnet", num_classes=2)
+    timm.models.save_for_hf(plain, "folder", model_args={"in_chans": 3}, safe_serialization=True)
+    _, checkpoint = train("--model", "local-dir:folder")
+    assert main(["fold", str(checkpoint), "--output", "folded.safetensors"]) == 0
+    load_checkpoint(plain, "folded.safetensors")
+
+
 def test_controllers_are_trained(train):
     _, checkpoint = train("--model", "test_resnet", "--lr", "0.5")
     with torch.serialization.safe_globals([Namespace]):
@@ -132,6 +142,7 @@ def test_script_may_convert_batch_norms_before_it_builds_the_optimizer(train, ca
 
 def test_refuses_scripts_it_cannot_help(train, capsys):
     assert "there is no script train.py" in refused(capsys, "train", "train.py")
+    assert "there is no script xxx" in refused(capsys, "train", "x" * 300)
     Path("script.py").write_text("import timm\ntimm.create_model('test_resnet')\n")
     assert "nothing was attached" in refused(capsys, "train", "script.py")
     assert train("--model", "test_resnet", "--torchscript")[0] == 2
@@ -148,7 +159,11 @@ class Harmful:
         return Path.touch, (Path("harmed"),)
 
 
-def test_refuses_checkpoints_it_cannot_fold(train, capsys):
+def disk_is_full(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_refuses_checkpoints_it_cannot_fold(train, capsys, monkeypatch):
     def fold(checkpoint, *options, output="folded.safetensors"):
         return refused(capsys, "fold", checkpoint, "--output", output, *options)
 
@@ -159,11 +174,20 @@ def test_refuses_checkpoints_it_cannot_fold(train, capsys):
     assert "is not a checkpoint of timm's training script" in fold("harmful.pth.tar")
     assert not Path("harmed").exists()
 
+    assert "two\\nlines" in fold("two\nlines")
+    torch.save({"state_dict": {}, "args": Namespace(model="none", num_classes=2)}, "odd.pth.tar")
+    assert "no network is called 'timm/none'" in fold("odd.pth.tar")
+
     _, checkpoint = train("--model", "test_resnet")
     message = fold(checkpoint, "--controller", "2fc")
     assert "time_stepping." in message
     assert "give --controller and --reduction as for the training" in message
     assert "has no folder to be in" in fold(checkpoint, output="nowhere/folded.safetensors")
+    assert "must end in .safetensors" in fold(checkpoint, output="folded.bin")
+    assert "File name too long" in fold(checkpoint, output=f"{'x' * 300}.safetensors")
+    with monkeypatch.context() as full:
+        full.setattr("timestepper.integrations.timm.write_weights", disk_is_full)
+        assert "No space left on device" in fold(checkpoint)
     assert not Path("folded.safetensors").exists()
     Path("folded.safetensors").write_text("precious")
     assert "exists already" in fold(checkpoint)
@@ -174,3 +198,31 @@ def test_refuses_checkpoints_it_cannot_fold(train, capsys):
     plain = {k: v for k, v in saved["state_dict"].items() if not k.startswith("time_stepping.")}
     torch.save({**saved, "state_dict": plain}, "plain.pth.tar")
     assert "trained without time stepping" in fold("plain.pth.tar", output="other.safetensors")
+
+
+def test_refuses_damaged_checkpoints(train, capsys):
+    _, checkpoint = train("--model", "test_resnet")
+    content = bytearray(checkpoint.read_bytes())
+    weight = torch.load(checkpoint, weights_only=False)["state_dict"]["conv1.0.weight"]
+    place = content.index(weight.numpy().tobytes())
+    content[place] ^= 1
+    Path("damaged.pth.tar").write_bytes(content)
+    message = refused(capsys, "fold", "damaged.pth.tar", "--output", "folded.safetensors")
+    assert "it is broken" in message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model_kwargs": [1]},
+        {"input_size": 5},
+        {"model": 5},
+        {"model": "local-dir:nowhere"},
+        {"model_kwargs": {"img_size": "big"}, "model": "test_vit"},
+    ],
+)
+def test_refuses_arguments_no_script_has(capsys, given):
+    args = Namespace(**{"model": "test_resnet", "num_classes": 2, **given})
+    torch.save({"state_dict": {"time_stepping.h": torch.ones(())}, "args": args}, "odd.pth.tar")
+    message = refused(capsys, "fold", "odd.pth.tar", "--output", "folded.safetensors")
+    assert message.startswith("timestepper: error: odd.pth.tar") or "timm/" in message

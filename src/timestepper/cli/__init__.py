@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from timestepper import __version__
 from timestepper.cli.parser import CommandParser
-from timestepper.errors import TimestepperError, did_you_mean
+from timestepper.errors import TimestepperError, did_you_mean, one_line
 from timestepper.files import is_text
 from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import explain
@@ -118,7 +118,5 @@ def _warnings_shown() -> Iterator[None]:
 
 
 def _fail(message: str) -> int:
-    # Of what was typed, line breaks and the like are shown and not obeyed.
-    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
-    print(f"timestepper: error: {line}", file=sys.stderr)
+    print(f"timestepper: error: {one_line(message)}", file=sys.stderr)
     return 2

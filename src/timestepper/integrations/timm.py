@@ -10,6 +10,9 @@ import argparse
 import os
 import runpy
 import sys
+import textwrap
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +28,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from timestepper import networks
-from timestepper.errors import RunError, StateError, TimestepperError
+from timestepper.errors import RunError, StateError, TimestepperError, one_line
+from timestepper.files import require_undamaged
 from timestepper.integrations.metrics import step_metrics
 from timestepper.stepping import attach, evolution_time, load_weights
 from timestepper.training.folded import folded_copy, write_weights
@@ -109,7 +113,11 @@ def train(script: Path, arguments: Sequence[str], controller: str | float, **opt
         NoBranchError: the network has no residual branch.
         FoldError: step sizes can't be folded into a branch.
     """
-    if not script.is_file():
+    try:
+        is_there = script.is_file()
+    except OSError:  # no name that a file can have
+        is_there = False
+    if not is_there:
         raise RunError(f"there is no script {script}; get train.py from timm's repository")
     stepped = _Stepped(controller, options)
     with ExitStack() as patches:
@@ -139,8 +147,9 @@ def fold_checkpoint(checkpoint: Path, output: Path, controller: str | float, **o
     Args:
         checkpoint: such as ``model_best.pth.tar``; nothing in it is unpickled but tensors, plain
             values and the script's arguments.
-        output: the file to write. ``timm.create_model(..., checkpoint_path=...)`` and timm's
-            ``validate.py --checkpoint`` load it.
+        output: the file to write, whose name ends in ``.safetensors``.
+            ``timm.create_model(..., checkpoint_path=...)`` and timm's ``validate.py --checkpoint``
+            load it.
         controller: the one that it was trained with.
         **options: the other arguments of :func:`timestepper.attach` that it was trained with.
 
@@ -148,16 +157,29 @@ def fold_checkpoint(checkpoint: Path, output: Path, controller: str | float, **o
         The name of the network in timm.
 
     Raises:
-        RunError: the file to write exists already, or its folder does not.
+        RunError: the file to write exists already, its folder does not, or timm would not know by
+            its name what it is.
         StateError: the checkpoint can't be read, is not one of timm's training script, or was
             trained with another controller or without one.
+        OSError: the file can't be written.
     """
+    if not output.name.endswith(".safetensors"):
+        raise RunError(
+            f"{output} must end in .safetensors, by which timm knows such files; name another file "
+            "with --output"
+        )
     if output.exists() or not output.parent.is_dir():
         problem = "exists already" if output.exists() else "has no folder to be in"
         raise RunError(f"{output} {problem}; name another file with --output")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with (
+            checkpoint.open("rb") as file,
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            if zipfile.is_zipfile(file):  # torch's older files are none
+                require_undamaged(file)
+            file.seek(0)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
         given = vars(saved["args"])
         name, classes = given["model"], given["num_classes"]
         state = timm.models.clean_state_dict(saved.get("state_dict_ema") or saved["state_dict"])
@@ -166,27 +188,26 @@ def fold_checkpoint(checkpoint: Path, output: Path, controller: str | float, **o
             f"{checkpoint}: {error.strerror}; name a file of timm's train.py"
         ) from error
     except (
-        RuntimeError,
-        EOFError,
-        UnpicklingError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
+        *(RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError),
+        *(UnpicklingError, zipfile.BadZipFile, zlib.error),
     ) as error:
         raise StateError(
             f"{checkpoint} is not a checkpoint of timm's training script, or it is broken"
         ) from error
-    channels = given.get("in_chans") or (given.get("input_size") or [None])[0]
-    made_with = dict(given.get("model_kwargs") or {})
-    network = networks.create(
-        f"timm/{name}",
-        num_classes=classes,
-        in_chans=channels,
-        global_pool=given.get("gp"),
-        **made_with,
-    )
-    example = _example_input(network, channels, made_with.get("img_size"))
+    try:
+        channels = given.get("in_chans") or (given.get("input_size") or [None])[0]
+        made_with = {"num_classes": classes, "in_chans": channels, "global_pool": given.get("gp")}
+        made_with |= dict(given.get("model_kwargs") or {})
+        if ":" in name:  # local-dir:..., hf-hub:...
+            network = timm.create_model(name, pretrained=False, **made_with)
+        else:
+            network = networks.create(f"timm/{name}", **made_with)
+        example = _example_input(network, channels, made_with.get("img_size"))
+    except TimestepperError:
+        raise
+    except Exception as error:  # timm raises whatever it meets
+        reason = textwrap.shorten(str(error), 250) or type(error).__name__
+        raise StateError(f"{checkpoint}: its network can't be built: {reason}") from error
     attach(network, controller, example_input=example, **options)
     if not any(key.startswith("time_stepping.") for key in state):
         raise StateError(f"{checkpoint} has no step sizes: it was trained without time stepping")
@@ -199,6 +220,13 @@ def fold_checkpoint(checkpoint: Path, output: Path, controller: str | float, **o
     images = torch.randn(VERIFIED_IMAGES, *example.shape[1:])
     write_weights(folded_copy(network, images), output)
     return str(name)
+
+
+def _fold(checkpoint: Path, output: Path, stepping: dict[str, Any]) -> str:
+    try:
+        return fold_checkpoint(checkpoint, output, **stepping)
+    except OSError as error:
+        raise RunError(f"{error.filename or output}: {error.strerror or error}") from error
 
 
 def _add_stepping(parser: ArgumentParser) -> None:
@@ -239,7 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folding = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     _add_stepping(folding)
     folding.add_argument("checkpoint", metavar="CHECKPOINT", help="such as model_best.pth.tar")
-    folding.add_argument("--output", type=str, required=True, metavar="FILE", help="safetensors")
+    folding.add_argument(
+        "--output", type=str, required=True, metavar="FILE", help="NAME.safetensors"
+    )
     commands.add_subcommand("fold", folding, help="Write a checkpoint's folded weights.")
     try:
         parsed = parser.parse_args(arguments)
@@ -249,11 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "train":
             train(Path(chosen.script), chosen.arguments, **stepping, preserve=chosen.preserve)
         else:
-            name = fold_checkpoint(Path(chosen.checkpoint), Path(chosen.output), **stepping)
+            name = _fold(Path(chosen.checkpoint), Path(chosen.output), stepping)
             print(f"{chosen.output}: {name}, outputs bit-equal to the time-stepped network's")
     except (TimestepperError, argparse.ArgumentError) as error:
         message = str(error) if isinstance(error, TimestepperError) else explain(error, parser)
-        print(f"timestepper: error: {message}", file=sys.stderr)
+        print(f"timestepper: error: {one_line(message)}", file=sys.stderr)
         return 2
     return 0
 

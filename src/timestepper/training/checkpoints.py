@@ -7,12 +7,12 @@ import pickle
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from timestepper.errors import RunError
-from timestepper.files import write_atomically, write_new
+from timestepper.files import require_undamaged, write_atomically, write_new
 
 Which = Literal["last", "best"]
 
@@ -88,7 +88,7 @@ class Checkpoints:
         for path in present:
             try:
                 with path.open("rb") as file:
-                    _require_undamaged(file)
+                    require_undamaged(file)
                     state = torch.load(file, map_location="cpu", weights_only=True)
                 if not _is_checkpoint(state):
                     raise ValueError("not a checkpoint of a training")
@@ -115,15 +115,3 @@ def _is_checkpoint(state: Any) -> bool:
         and isinstance(state["ema"], dict | None)
         and isinstance(state.get("history"), list)
     )
-
-
-def _require_undamaged(file: IO[bytes]) -> None:
-    """Compare what a checkpoint holds with its checksums, at which torch doesn't look.
-
-    Raises:
-        ValueError: something is damaged.
-    """
-    with zipfile.ZipFile(file) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"the checksum of its {damaged} is wrong")
-    file.seek(0)
