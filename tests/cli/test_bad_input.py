@@ -299,6 +299,9 @@ def test_devices_and_links_as_output(refuse):
     for command in (["fold", "run"], ["report", "run"]):
         said = refuse(*command, "--output", "/dev/null", "--force")
         assert said == "/dev/null is no ordinary file; name a file with --output"
+    Path("circle").symlink_to("circle")
+    said = refuse("fold", "run", "--output", "circle")
+    assert said.endswith("circle is a link to itself; name a file with --output")
     Path("link").symlink_to("weights.safetensors")
     assert main(["fold", "run", "--output", "link"]) == 0
     assert Path("link").is_symlink()

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -270,6 +271,17 @@ def test_network_that_torch_can_not_export(cifar_run, refuse, monkeypatch):
     said = refuse("fold", cifar_run, "--to", "onnx", "--output", "x")
     assert "torch can't export cifar_resnet8: Found the following conflicts" in said
     assert "inferred a static shape of 2 for dimension" in said
+
+
+@pytest.mark.parametrize("form", ["timm", "export"])
+def test_no_space_is_one_line(timm_run, refuse, form):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        said = refuse("fold", timm_run, "--to", form, "--output", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in said
 
 
 def test_original_bottlenecks_are_refused_by_name(timm_run):

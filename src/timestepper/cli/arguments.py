@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -54,12 +55,15 @@ def output_path(
 
     Raises:
         RunError: it exists already, and is no empty folder where one is wanted; it is a folder
-            where a file is wanted, or the other way round, or a device; or its own folder does
-            not exist.
+            where a file is wanted, or the other way round, a device, or a link to itself; or its
+            own folder does not exist.
     """
     path = Path(parsed.output) if parsed.output is not None else default
     if path.is_symlink():
-        path = path.resolve()  # What it points to is written, and not the link.
+        # What it points to is written, and not the link. Path.resolve may raise at a circle.
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise RunError(f"{path} is a link to itself; name a file with --output")
     if path.exists() and not path.is_dir() and not path.is_file():
         raise RunError(f"{path} is no ordinary file; name a file with --output")
     if path.exists() and path.is_dir() != is_folder:

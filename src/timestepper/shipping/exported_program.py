@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 
+from timestepper.files import write_atomically
 from timestepper.shipping.agreement import require_close
 from timestepper.shipping.elsewhere import outputs_elsewhere
 from timestepper.shipping.graph import BATCH_DIMENSION, batches, example, quietly
@@ -23,13 +25,16 @@ class ExportedProgram(Format):
 
     def write(self, parcel: Parcel, path: Path) -> None:
         """Trace and write the program."""
+        content = io.BytesIO()
         with quietly(f"torch can't export {parcel.configuration.network.name}"):
             program = torch.export.export(
                 parcel.network,
                 (example(parcel),),
                 dynamic_shapes=({0: torch.export.Dim(BATCH_DIMENSION)},),
             )
-            torch.export.save(program, path)
+            # torch ends the process where it can't write to a file itself.
+            torch.export.save(program, content)
+        write_atomically(path, content.getbuffer())
 
     def verify(self, parcel: Parcel, path: Path) -> str:
         """Load the program with torch alone."""

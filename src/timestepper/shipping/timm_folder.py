@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import cast
 
+from safetensors import SafetensorError
+
 from timestepper.data.file_split import FileSplit
 from timestepper.errors import ShippingError
 from timestepper.networks import split_version
@@ -73,7 +75,7 @@ class TimmFolder(Format):
                 model_args={"in_chans": data.channels, **parcel.options},
                 safe_serialization=True,
             )
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ShippingError(f"timm can't write this network: {reason}") from error
         # safetensors leaves its file readable to its owner alone.
