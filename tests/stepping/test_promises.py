@@ -280,7 +280,7 @@ def test_parts_see_another_fixed_step_size(home_made, images):
     network = timestepper.attach(home_made, 0.5).eval()
     with torch.no_grad():
         half = network.layer1[0](network.conv(images))
-        timestepper.load_weights(network, other.state_dict())
+        network.time_stepping.load_state_dict(other.time_stepping.state_dict())
         assert torch.equal(network.layer1[1](half), other.layer1[1](half))
 
 
