@@ -34,7 +34,7 @@ soak: $(READY)  ## Kill a training at 100 moments and compare its end with an un
 	$(BIN)/python -m pytest -m slow tests/training/test_kills.py
 
 fuzz: $(READY)  ## Try a thousand random recipes, files, weights and networks of each kind (an hour)
-	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile fuzz \
+	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile fuzz -m '' \
 	  tests/fuzz tests/stepping/test_random_networks.py
 
 check: $(READY)  ## Lint, formatting, types

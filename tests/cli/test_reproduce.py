@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from timestepper.cli import main
-from timestepper.experiments import TRAINED, table2, table3
+from timestepper.experiments import TRAINED, table1, table2, table3
 from timestepper.report.result_table import Column, ResultTable
 
 
@@ -19,7 +19,8 @@ def quick(monkeypatch):
         monkeypatch.setattr(module, "count", lambda: made)
 
 
-def test_prints_and_writes_into_results(capsys):
+def test_prints_and_writes_into_results(capsys, monkeypatch):
+    monkeypatch.setattr(table1, "NETWORKS", {"ResNet-18": table1.NETWORKS["ResNet-18"]})
     assert main(["reproduce", "table1"]) == 0
     shown = capsys.readouterr().out
     assert "Table 1: parameters that the controllers add" in shown
@@ -109,7 +110,14 @@ def reproduce(*arguments, runs=None):
     return main(["reproduce", *arguments, *shared])
 
 
-@pytest.mark.parametrize("name", TRAINED)
+# The others are tables of like trainings, or the same trainings drawn otherwise.
+QUICK = ("table4", "figure4", "controllers")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED],
+)
 def test_smoke_of_every_experiment(name, runs, capsys):
     assert reproduce(name, "--scale", "smoke", "--jobs", "2", runs=runs) == 0
     shown = capsys.readouterr().out

@@ -142,6 +142,7 @@ def test_the_bound_is_computed_once_the_training_is_done():
     assert outcome.log10_bound == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_trainings_end_when_the_process_that_planned_them_is_killed():
     code = (
         "from pathlib import Path\n"

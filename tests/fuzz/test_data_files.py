@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from damage import damaged
 from endings import assert_ends_clearly
@@ -126,6 +127,7 @@ def test_images(images, data):
         assert labels.max() < len(loaded.classes)
 
 
+@pytest.mark.slow
 @settings(max_examples=settings.default.max_examples * 2 // 5)  # trainings take longer
 @given(st.data())
 def test_training(images, data):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from damage import damaged
 from endings import assert_ends_clearly
 from hypothesis import given, settings
@@ -46,6 +47,7 @@ def test_reading(fresh, data):
     assert_ends_clearly(*command, may_write=WRITTEN)
 
 
+@pytest.mark.slow
 @settings(max_examples=settings.default.max_examples * 2 // 5)  # trainings take longer
 @given(st.data())
 def test_resuming(fresh, data):

@@ -11,6 +11,7 @@ from timestepper.errors import ConfigurationError
 from timestepper.training.determinism import deterministic_kernels
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_seed_and_two_threads():
     context = get_context("forkserver")
     places = [str(Path(name).absolute()) for name in ("one", "other")]

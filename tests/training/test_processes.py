@@ -134,6 +134,7 @@ def test_two_processes_train_one_network(unbroken):
     assert scores.accuracy > 0.5
 
 
+@pytest.mark.slow
 def test_the_stability_penalty_counts_as_much_on_two_processes_as_on_one():
     done = run(program=ONE_STEP)
     assert done.returncode == 0, done.stderr
@@ -174,6 +175,7 @@ def children(pid):
     return [int(child) for child in listed.split()]
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_and_torchrun_starts_again(unbroken):
     command = torchrun(*LONGER, "--folder", "killed")
     command.insert(1, "--max-restarts=1")
