@@ -255,3 +255,41 @@ def test_runs_of_one_stage_are_joined(images):
     stage = [b for b in timestepper.find_branches(network) if b.stage == "block2"]
     last = [f for f in factors_of(network, stage) if f.owner == "transition2.norm"]
     assert [factor.runs for factor in last] == [((None, 160), (0, 144))] * 2
+
+
+class JoinedLayer(nn.Module):
+    """A layer behind a norm, its features beside what it read."""
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(inputs)
+        self.conv = nn.Conv2d(inputs, 4, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([x, self.conv(self.norm(x).relu())], 1)
+
+
+class ReturnsItsState(nn.Sequential):
+    """Features behind a last norm, and what they were made of."""
+
+    def forward(self, x):
+        *layers, norm = self.children()
+        for layer in layers:
+            x = layer(x)
+        return norm(x), x
+
+
+@pytest.mark.parametrize(
+    ("kind", "scaled"),
+    [
+        (nn.Sequential, [("1.norm", "2"), ("2",)]),
+        # Whoever gets the state reads it without a norm.
+        (ReturnsItsState, [("0.conv",), ("1.conv",)]),
+    ],
+)
+def test_dense_blocks_of_the_network_s_input_and_output(kind, scaled):
+    torch.manual_seed(0)
+    network = kind(JoinedLayer(8), JoinedLayer(12), nn.BatchNorm2d(16)).eval()
+    images = torch.randn(2, 8, 6, 6)
+    branches = timestepper.find_branches(network, images)
+    assert [branch.scaled for branch in branches] == scaled
