@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_runs import SMALL, make_run
 from reading import Page
 from scipy import stats
 
 from timestepper.report.html import read_runs, write_report
+from timestepper.stepping import Explanation
 from timestepper.training.configuration import DataConfiguration, NetworkConfiguration
 from timestepper.training.recipes import write_configuration
 
@@ -141,6 +143,15 @@ def test_methods_are_named_by_what_differs():
         "cifar_resnet14, lstm, batch_size 64",
         "cifar_resnet8, lstm, batch_size 32",
     ]
+
+
+def test_recording_what_step_sizes_depend_on_is_no_other_method():
+    explained = Explanation(("layer1.0", "layer1.1"), 0.02, 0.8, 0.1, 0.1, torch.zeros(2, 2))
+    make_run("lstm-0", scores(LSTM[0]), explanations=[{"layer1": explained}] * 4)
+    make_run("lstm-1", scores(LSTM[1]), seed=1)
+    make({seed: PLAIN[seed] for seed in (0, 1)}, "none")
+    rows = page("none-0", "none-1", "lstm-0", "lstm-1").tables["differences"][0][1:]
+    assert [row[:2] for row in rows] == [["lstm", "2"]]
 
 
 def test_curves_share_a_place_in_the_legend_by_method():

@@ -12,8 +12,9 @@ from timestepper.report.html.sections.again import flattened
 
 NO_METHOD = {
     *("seed", "accelerator", "data.data_dir", "data.cache_dir", "data.download", "data.workers"),
+    "stepping.explain",
 }
-"""What does not make another method: the seed, and where things lie and run."""
+"""What does not make another method: the seed, where things lie and run, what is recorded."""
 OPTIONS = "network.options"
 NOTHING = "default"
 """The label of what lacks all that others have."""
