@@ -38,7 +38,7 @@ class Page(HTMLParser):
             self.tables[self.section][-1][-1].append("")
         elif tag == "h3":
             self.heading = ""
-        if tag not in ("img", "meta", "link"):
+        if tag not in ("img", "meta", "link", "wbr"):
             self.stack.append(tag)
 
     def handle_endtag(self, tag):

@@ -223,6 +223,23 @@ def test_all_is_drawn_before_printing(browser, pages):
         assert drawn.count() == page.locator(".drawing").count()
 
 
+def test_print_fits_on_paper(browser, pages):
+    with opened(browser, pages["several"], scheme="dark") as page:
+        drawing = draw_all(page)[0]
+        width = "place => place.querySelector('.main-svg').clientWidth"
+        ink = "place => getComputedStyle(place.querySelector('.xtick text')).fill"
+        before = drawing.evaluate(width), drawing.evaluate(ink)
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        for section in page.locator("section").all():
+            assert section.evaluate("one => one.scrollWidth <= one.clientWidth")
+        assert page.evaluate("document.querySelector('main').clientWidth") < 700  # A4's, or less
+        assert drawing.evaluate(ink) != before[1]
+        page.emulate_media(media="screen")
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert (drawing.evaluate(width), drawing.evaluate(ink)) == before
+
+
 def test_page_of_a_running_training_refreshes_itself(browser):
     make_run("run", SCORES[:2])
     path = Path("page.html")

@@ -83,11 +83,18 @@ const near = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 places.forEach((place) => near.observe(place));
+// A page doesn't know its width on paper beforehand; the style sheet has one that fits on all.
 window.addEventListener("beforeprint", () => {
+  document.documentElement.classList.add("printed");
+  drawn.forEach(arrange);
   for (const place of places.filter((one) => !drawn.has(one))) {
     near.unobserve(place);
     draw(place);
   }
+});
+window.addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("printed");
+  drawn.forEach(arrange);
 });
 
 let lastWidth = window.innerWidth;
