@@ -1,18 +1,34 @@
 """Plots of the analysis: what they show, as far as a test can tell, and that they are pictures."""
 
+import io
+import math
+import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.console import Console
+from torch import nn
 
 import timestepper
 from timestepper import networks
 from timestepper.errors import StabilityError
-from timestepper.report import plot_gradient_flow, plot_trajectory
+from timestepper.report import (
+    plot_gradient_flow,
+    plot_growth,
+    plot_step_sizes,
+    plot_trajectory,
+    stage_table,
+    step_size_table,
+    step_table,
+)
+from timestepper.stability import Stability
 from timestepper.stability.depth import Depth
 from timestepper.stability.gradients import GradientFlow
+from timestepper.stability.measure import StageStability, StepStability
 from timestepper.stability.trajectories import Trajectory, trajectory
 
 
@@ -38,6 +54,82 @@ def is_picture(path):
 
 def texts(legend):
     return [text.get_text() for text in legend.get_texts()]
+
+
+def is_inside(legend):
+    """Tell whether a legend is drawn on its figure, all of it."""
+    figure = legend.get_figure(root=True)
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    return box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(x).relu())
+
+
+def attached(counts):
+    """Attach to a network of stages with so many blocks each, behind a layer that widens."""
+    stages = {
+        name: nn.Sequential(nn.Conv2d(width, width + 1, 1), *(Block(width + 1) for _ in range(n)))
+        for width, (name, n) in enumerate(counts.items(), start=4)
+    }
+    network = nn.Sequential(OrderedDict(features=nn.Sequential(OrderedDict(stages))))
+    return timestepper.attach(network, example_input=torch.zeros(1, 4, 2, 2))
+
+
+def test_names_of_blocks_and_stages_that_are_long(figures):
+    counts = {f"a_stage_whose_name_is_long_{number}": 4 for number in range(5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, where there is no room
+        plot_step_sizes(attached(counts), Path("steps.png"))
+    upper = figures[0].subfigs[0]
+    labels = [label.get_text() for label in upper.axes[0].get_xticklabels()]
+    assert labels == [f"{stage}.{block}" for stage in counts for block in range(1, 5)]
+    assert len(texts(upper.legends[0])) == 5
+    assert is_inside(upper.legends[0])
+
+
+def test_stages_of_one_block_have_a_spread(figures):
+    network = attached({"one": 1, "two": 2})
+    plot_step_sizes(network, Path("steps.png"))
+    line, band = figures[0].subfigs[0].axes[0].collections
+    rows = timestepper.step_sizes(network)["features.one.1"].double()
+    (ends,) = line.get_segments()
+    assert ends[:, 1] == pytest.approx([rows.quantile(0.1).item(), rows.quantile(0.9).item()])
+    assert len(band.get_paths()) == 1
+
+
+def test_names_that_look_like_mathematics(figures):
+    plot_step_sizes(attached({"a$b$c_^": 2}), Path("steps.png"))
+    upper, lower = figures[0].subfigs
+    assert texts(upper.legends[0])[0].startswith(r"features.a\$b\$c_^: T = ")
+    assert lower.axes[0].get_title() == r"features.a\$b\$c_^"
+
+
+def test_names_that_look_like_markup():
+    measured = (StepStability("x[/red]", "y[/red]", *[1.0] * 7, (), 1.0, 1.0),)
+    whole = Stability(measured, (StageStability("y[/red]", *[1.0] * 4),), *[1.0] * 3, 1, 0.1, ())
+    network = attached({"x[/red]": 2})
+    for table in (step_table(whole), stage_table(whole), step_size_table(network)):
+        console = Console(width=160, file=io.StringIO())
+        console.print(table)
+        assert "[/red]" in console.file.getvalue()
+
+
+def test_growth_that_is_zero_is_not_drawn(figures):
+    steps = [StepStability("b", "s", *[1.0] * 7, (), growth, growth) for growth in (10.0, 0.0)]
+    whole = Stability(tuple(steps), (), *[1.0] * 3, 1, 0.1, ())
+    plot_growth({"n" * 60: whole, "m": whole}, Path("growth.png"))
+    (axes,) = figures[0].axes
+    assert list(axes.lines[1].get_ydata()) == pytest.approx([1.0, math.nan], nan_ok=True)
+    assert is_inside(figures[0].legends[0])
 
 
 def make_depth(*sizes, step=1.0):

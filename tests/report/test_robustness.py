@@ -39,6 +39,20 @@ def test_curves_of_noise():
     assert [text.get_text() for text in legend.get_texts()] == [r"\$a_b\$", " _plain"]
 
 
+def test_many_networks_are_told_apart():
+    outcome = NOISE["_plain"]
+    left, _ = plot_robustness({str(number): outcome for number in range(25)}).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in left.lines}) == 25
+
+
+def test_legend_of_long_names_is_on_the_figure():
+    outcome = NOISE["_plain"]
+    figure = plot_robustness({f"a-run-whose-name-is-quite-long-{seed}": outcome for seed in "012"})
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_curves_of_attacks_are_in_grey_levels():
     outcome = make_outcome("pgd", "ε", (0.0, 8 / 255), ("pgd",))
     left, right = plot_robustness({"one": outcome}).axes

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from timestepper.report.names import literal
-
-DASHES = ("-", "--", ":", "-.")
+from timestepper.report.styles import dash, legend_columns
 
 Interval = tuple[float, float, float]
 """A mean and the ends of its interval, which are NaN where there is none."""
@@ -44,9 +43,8 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
     """Draw curves of means with their intervals as bands, panels side by side."""
     figure = Figure(figsize=(max(5.5, 4.8 * len(panels)), 4.2), layout="constrained")
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
-    # Ten colours, with another dash each time round.
     colours = {label: f"C{number}" for number, label in enumerate(labels)}
-    dashes = {label: DASHES[number // 10 % len(DASHES)] for number, label in enumerate(labels)}
+    dashes = {label: dash(number) for number, label in enumerate(labels)}
     handles = {}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, points in panel.curves.items():
@@ -67,7 +65,7 @@ def plot_bands(panels: Sequence[Panel]) -> Figure:
     figure.legend(
         handles=list(handles.values()),
         loc="outside lower center",
-        ncols=max(1, min(4, len(handles))),
+        ncols=legend_columns(handles, figure.get_figwidth()),
         frameon=False,
     )
     return figure

@@ -8,14 +8,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from timestepper.report.styles import CHARACTER
 from timestepper.stability.gradients import GradientFlow
 
 MARKED_STATES = 40
 """More dots than this run into each other."""
 LEGEND_AND_LABELS = 2.8
 """Inches of the figure's width that are not the axes'."""
-CHARACTER = 0.09
-"""Inches that a character takes."""
 
 
 def plot_gradient_flow(flows: Mapping[str, GradientFlow], path: Path) -> None:

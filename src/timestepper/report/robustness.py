@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from timestepper.report.names import literal
 from timestepper.report.result_table import Cell, Column, ResultTable
+from timestepper.report.styles import dash, legend_columns
 from timestepper.robustness import CommonCorruptions, Outcome
 
 TITLES = {
@@ -123,7 +124,7 @@ def _plot_curves(outcomes: Mapping[str, Outcome]) -> Figure:
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, ("accuracy", "loss"), strict=True):
         for number, (name, outcome) in enumerate(outcomes.items()):
-            _plot_line(axes, outcome, quantity, name, f"C{number}", mean_of="draws")
+            _plot_line(axes, outcome, quantity, name, number, mean_of="draws")
         axes.set_xlabel(_heading(next(iter(outcomes.values()))))
     _share_legend(figure, panels[0])
     return figure
@@ -137,7 +138,7 @@ def _plot_corruptions(outcomes: Mapping[str, Outcome]) -> Figure:
     thickness = 0.8 / len(outcomes)
     places = np.arange(len(cases))
     for number, (name, outcome) in enumerate(outcomes.items()):
-        _plot_line(left, outcome, "accuracy", name, f"C{number}", mean_of="corruptions")
+        _plot_line(left, outcome, "accuracy", name, number, mean_of="corruptions")
         offset = (number - (len(outcomes) - 1) / 2) * thickness
         shares = 100 * outcome.accuracy.mean(1).numpy()
         right.barh(places + offset, shares, thickness, color=f"C{number}")
@@ -154,12 +155,14 @@ def _plot_corruptions(outcomes: Mapping[str, Outcome]) -> Figure:
 
 
 def _plot_line(
-    axes: Axes, outcome: Outcome, quantity: str, name: str, colour: str, *, mean_of: str
+    axes: Axes, outcome: Outcome, quantity: str, name: str, number: int, *, mean_of: str
 ) -> None:
     """Plot the mean over the cases against the level; of draws, a band from least to most."""
     values = 100 * outcome.accuracy if quantity == "accuracy" else outcome.loss
     levels = _shown_levels(outcome)
-    axes.plot(levels, values.mean(0).numpy(), "o-", color=colour, markersize=4, label=literal(name))
+    colour, mean = f"C{number}", values.mean(0).numpy()
+    style = "o" + dash(number)
+    axes.plot(levels, mean, style, color=colour, markersize=4, label=literal(name))
     if mean_of == "draws" and len(outcome.cases) > 1:
         low, high = values.min(0).values.numpy(), values.max(0).values.numpy()
         axes.fill_between(levels, low, high, color=colour, alpha=0.25, linewidth=0)
@@ -169,10 +172,11 @@ def _plot_line(
 
 
 def _share_legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles=axes.get_legend_handles_labels()[0],
+        handles=handles,
         loc="outside upper center",
-        ncols=3,
+        ncols=legend_columns(labels, figure.get_figwidth()),
         frameon=False,
     )
 

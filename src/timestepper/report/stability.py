@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from timestepper.report.names import literal
+from timestepper.report.styles import legend_columns
 from timestepper.stability import Stability, StageStability
 
 PANELS_PER_ROW = 3
@@ -30,7 +31,7 @@ def step_table(stability: Stability) -> Table:
     for step, after in zip(stability.steps, (*stability.steps[1:], None), strict=True):
         radius = max(map(abs, step.eigenvalues), default=None)
         table.add_row(
-            step.name,
+            escape(step.name),
             f"{step.step_size:.3f}",
             *map(_number, (step.lipschitz, step.factor, step.jacobian_norm, radius)),
             end_section=after is None or after.stage != step.stage,
@@ -46,7 +47,7 @@ def stage_table(stability: Stability) -> Table:
     for stage in stability.stages:
         steps = sum(step.stage == stage.name for step in stability.steps)
         last = stage is stability.stages[-1]
-        table.add_row(stage.name, str(steps), *_growth(stage), end_section=last)
+        table.add_row(escape(stage.name), str(steps), *_growth(stage), end_section=last)
     table.add_row("all", str(len(stability.steps)), *_growth(stability))
     return table
 
@@ -99,7 +100,7 @@ def plot_growth(measured: Mapping[str, Stability], path: Path) -> None:
         bounds = [math.nan if step.bound is None else step.bound for step in stability.steps]
         axes.plot(states, bounds, "--", color=colour)
         for kind, style in (("worst", "-"), ("random", ":")):
-            growth = [max(getattr(step, kind), 1e-300) for step in stability.steps]
+            growth = [getattr(step, kind) or math.nan for step in stability.steps]
             axes.plot(states, np.log10(growth), style, color=colour)
         axes.plot([], [], color=colour, linewidth=4, label=literal(name))
     axes.axhline(0, color="grey", linewidth=0.8)
@@ -113,11 +114,12 @@ def plot_growth(measured: Mapping[str, Stability], path: Path) -> None:
         Line2D([], [], linestyle="-", color="0.2", label="direction that grows most"),
         Line2D([], [], linestyle=":", color="0.2", label="random directions"),
     ]
-    names = axes.get_legend_handles_labels()[0]
+    names, labels = axes.get_legend_handles_labels()
+    fitting = legend_columns(labels, figure.get_figwidth())
     figure.legend(
         handles=[*names, *lines],
         loc="outside upper center",
-        ncols=1 if len(names) > 3 else 2,
+        ncols=1 if len(names) > 3 else min(2, fitting),
         frameon=False,
     )
     figure.savefig(path, dpi=150)

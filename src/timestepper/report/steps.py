@@ -7,13 +7,22 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
+from timestepper.report.names import literal, shared_prefix
+from timestepper.report.styles import CHARACTER, legend_columns
 from timestepper.stepping import evolution_time, step_sizes
 
 LABELLED_BLOCKS = 30
 """More names than this can't be read along one axis."""
+LEVEL_BLOCKS = 8
+"""More names than this stand upright."""
+UPPER, LOWER = 3.0, 3.4
+"""Heights of both parts, in inches,"""
+UPRIGHT = 0.8
+"""with names that take this much of the first."""
 
 
 def step_size_table(network: nn.Module) -> Table:
@@ -38,9 +47,9 @@ def step_size_table(network: nn.Module) -> Table:
             figures = (row.mean(), row.std(correction=0), row.min(), row.max())
             first = name == members[0]
             table.add_row(
-                stage if first else "",
+                escape(stage) if first else "",
                 f"{times[stage]:.3f}" if first else "",
-                name,
+                escape(name),
                 *(f"{figure.item():.4f}" for figure in figures),
                 end_section=name == members[-1],
             )
@@ -72,8 +81,14 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
         for stage, members in _stages(network).items()
     }
     steps = [row.double().cpu() for row in steps_by_name.values()]
-    figure = Figure(figsize=(max(7.0, min(16.0, 0.28 * len(names))), 6.4), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.15))[:, 0]
+    prefix = shared_prefix(names)
+    labels = [literal(name.removeprefix(prefix)) for name in names]
+    rotated = len(names) > LEVEL_BLOCKS
+    upper_height = UPPER + rotated * max(0.0, CHARACTER * max(map(len, labels)) - UPRIGHT)
+    width = max(7.0, min(16.0, 0.28 * len(names)))
+    figure = Figure(figsize=(width, upper_height + LOWER), layout="constrained")
+    heights = (upper_height, LOWER)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
 
     axes = upper.subplots()
     colours = matplotlib.colormaps["viridis"]
@@ -81,18 +96,20 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
         colour = colours(0.85 * number / max(1, len(by_stage) - 1))
         means = [steps[i].mean().item() for i in members]
         low, high = ([steps[i].quantile(q).item() for i in members] for q in (0.1, 0.9))
-        total = sum(means)
-        axes.fill_between(members, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(members, means, "o-", color=colour, label=f"{stage}: T = {total:.2f}")
+        label = f"{literal(stage)}: T = {sum(means):.2f}"
+        if len(members) > 1:
+            axes.fill_between(members, low, high, color=colour, alpha=0.2, linewidth=0)
+        else:
+            axes.vlines(members, low, high, color=colour, alpha=0.2, linewidth=8)
+        axes.plot(members, means, "o-", color=colour, label=label)
     axes.set_ylabel("step size Δt")
     axes.set_title("mean over channels; band: 10th to 90th percentile; T: evolution time")
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
     every = -(-len(names) // LABELLED_BLOCKS)
-    axes.set_xticks(
-        range(0, len(names), every), names[::every], rotation=90 if len(names) > 8 else 0
-    )
-    upper.legend(loc="outside upper center", ncols=min(4, len(by_stage)), frameon=False)
+    axes.set_xticks(range(0, len(names), every), labels[::every], rotation=90 if rotated else 0)
+    columns = legend_columns(axes.get_legend_handles_labels()[1], width)
+    upper.legend(loc="outside upper center", ncols=columns, frameon=False)
 
     lowest = min(row.min().item() for row in steps)
     highest = max(row.max().item() for row in steps)
@@ -109,7 +126,7 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
             vmin=lowest,
             vmax=highest,
         )
-        panel.set_title(stage, fontsize="medium")
+        panel.set_title(literal(stage), fontsize="medium")
         panel.set_xlabel("block")
         panel.set_xticks(range(0, len(members), -(-len(members) // 9)))
     panels[0].set_ylabel("channel, sorted by its mean")
