@@ -196,6 +196,26 @@ def test_hovering_says_which_run_it_is(browser, pages):
         assert text.text_content().startswith("a_run_whose_name_is_quite_long_lstm-0: 50")
 
 
+def test_names_that_look_like_templates_are_shown(browser):
+    make_run("%{y}<b>", SCORES)
+    make_run("other", [(0.7, 1.2)] * 3, controller="none")
+    write_report(read_runs([Path("%{y}<b>"), Path("other")]), Path("page.html"))
+    with opened(browser, Path("page.html")) as page:
+        drawing = plot(page, "test accuracy (%)")
+        drawing.locator(".scatterlayer .point").first.hover(force=True)
+        text = drawing.locator(".hovertext").first
+        text.wait_for()
+        assert text.text_content().startswith("%{y}<b>: 50")
+
+
+def test_plots_have_names_for_those_who_listen(browser, pages):
+    with opened(browser, pages["real"]) as page:
+        for drawing in page.locator("figure.plot").all():
+            title = drawing.locator("h3").text_content()
+            assert drawing.get_by_role("group", name=title, exact=True).count() == 1
+        assert page.get_by_role("rowheader").count() > 4
+
+
 def test_plots_follow_light_and_dark_and_the_width(browser, pages):
     with opened(browser, pages["real"]) as page:
         drawing = plot(page, "accuracy (%)")
@@ -248,5 +268,10 @@ def test_page_of_a_running_training_refreshes_itself(browser):
         assert "90.00 %" in page.locator("#summary").text_content()
         make_run("later", SCORES)
         write_report(read_runs([Path("later")]), path)
+        for _ in range(5):  # Somebody is reading.
+            page.mouse.move(0, 0)
+            page.mouse.move(100, 100)
+            page.wait_for_timeout(500)
+        assert page.get_by_role("heading", name="later").count() == 0
         page.get_by_role("heading", name="later").wait_for(timeout=10_000)
         assert page.locator(".live").count() == 0

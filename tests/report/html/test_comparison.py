@@ -59,6 +59,7 @@ def test_differences_are_paired_by_seed():
     assert drawn["x"] == pytest.approx([means[0]])
     assert drawn["error_x"]["array"] == pytest.approx([halves[0]])
     assert drawn["error_x"]["arrayminus"] == pytest.approx([halves[0]])
+    assert drawn["y"] == ["lstm (n = 3)"]
 
 
 def test_options_of_networks_tell_methods_apart():
@@ -67,6 +68,20 @@ def test_options_of_networks_tell_methods_apart():
         make_run(name, scores(LSTM[0]), controller="none", network=network)
     labels = [row[1] for row in page("a", "b", "c").tables["overview"][0][1:]]
     assert labels == ["default", "variant half_gamma", "variant –"]
+
+
+def test_labels_of_differences_leave_room_for_them():
+    """They stand above their rows, in lines that fit on a phone."""
+    make({seed: LSTM[seed] for seed in (0, 1)}, "lstm")
+    for seed in (0, 1):
+        network = NetworkConfiguration("cifar_resnet14")
+        make_run(f"deep-{seed}", scores(PLAIN[seed]), seed=seed, network=network, batch_size=32)
+    shown = page("lstm-0", "lstm-1", "deep-0", "deep-1").plots["differences"]
+    layout = shown["accuracy (points) − cifar_resnet8, batch_size 64"]["layout"]
+    assert layout["yaxis"]["showticklabels"] is False
+    (label,) = layout["annotations"]
+    assert label["text"] == "cifar_resnet14, batch_size 32 (n = 2)"
+    assert (label["y"], label["yanchor"]) == (label["text"], "bottom")
 
 
 def test_one_run_each_has_no_interval():
@@ -136,6 +151,12 @@ def test_methods_are_named_by_what_differs():
     make({0: LSTM[0]}, "0.5")
     make_run("deep", scores(LSTM[0]), network=NetworkConfiguration("cifar_resnet14"))
     make_run("slow", scores(LSTM[0]), batch_size=32)
+    for step in ("0.1234567", "0.1234568", "1.0"):
+        make({0: LSTM[0]}, step)
+    fixed = page("0.1234567-0", "0.1234568-0", "1.0-0").tables["overview"][0][1:]
+    assert [row[1] for row in fixed] == [
+        *("fixed at 0.1234567", "fixed at 0.1234568", "fixed at 1"),
+    ]
     shown = page("lstm-0", "0.5-0", "deep", "slow")
     assert [row[1] for row in shown.tables["overview"][0][1:]] == [
         "cifar_resnet8, lstm, batch_size 64",
@@ -180,6 +201,17 @@ def test_step_sizes_side_by_side_have_one_scale():
     assert means[1]["y"] == pytest.approx(
         [rows[-1].mean().item() for rows in runs[1].steps.values()]
     )
+
+
+def test_blocks_of_different_networks_stay_in_order_of_depth():
+    for name, counts in {"thick": (5, 2), "deep": (3, 4)}.items():
+        blocks = [f"layer{stage}.{i}" for stage, n in enumerate(counts) for i in range(n)]
+        make_run(name, scores(LSTM[0]), channels=dict.fromkeys(blocks, 4))
+    shown = page("thick", "deep").plots["steps"]["mean Δt over channels, along depth"]
+    assert shown["layout"]["xaxis"]["categoryarray"] == [
+        *(f"layer0.{block}" for block in range(5)),
+        *(f"layer1.{block}" for block in range(4)),
+    ]
 
 
 NOISE = "# what was measured\nnetwork,case,deviation,accuracy,loss\n"
@@ -266,13 +298,13 @@ def test_stability_says_what_was_measured_and_what_is_old():
 
 
 def test_names_are_drawn_as_they_are():
-    for name, controller in (("x<b>y", "lstm"), ("p&amp;q", "none")):
+    for name, controller in (("x<b>y", "lstm"), ("p&amp;q%{y}", "none")):
         make_run(name, scores(LSTM[0]), controller=controller)
         for kind in ("stability", "robustness"):
             Path(name, kind).mkdir()
         Path(name, "stability/stability.json").write_text(json.dumps({name: growth(2.0)}))
         Path(name, "robustness/noise.csv").write_text(f"{NOISE}{name},draw 0,0,0.9,0.1\n")
-    plots = page("x<b>y", "p&amp;q").plots
+    plots = page("x<b>y", "p&amp;q%{y}").plots
     series = [
         line for section in plots.values() for one in section.values() for line in one["data"]
     ]
@@ -280,7 +312,7 @@ def test_names_are_drawn_as_they_are():
     shown = " ".join(text.replace("<extra></extra>", "") for text in shown if text)
     assert "<" not in shown
     assert "x&lt;b&gt;y" in shown
-    assert "p&amp;amp;q" in shown
+    assert "p&amp;amp;q%&#123;y}, " in shown
 
 
 def test_runs_are_told_apart_by_their_paths_where_names_are_the_same():

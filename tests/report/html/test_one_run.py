@@ -94,7 +94,9 @@ def test_heat_map_has_every_step_size_at_every_epoch():
     assert [step["args"][0] for step in slider["steps"]] == [["0"], ["1"], ["2"], ["3"]]
     for panel, (name, rows) in enumerate(recorded.items()):
         shown = drawn["data"][panel]
-        assert shown["y"] == [name]
+        stage, _, block = name.partition(".")
+        assert shown["y"] == [block]
+        assert shown["hovertemplate"].startswith(f"{stage}.%{{y}}, ")
         channels = [int(channel) for channel in shown["x"]]
         assert sorted(channels) == list(range(rows.shape[1]))
         np.testing.assert_allclose(shown["z"], rows[3:, channels], atol=5.1e-5)
@@ -113,6 +115,11 @@ def test_panels_follow_the_width():
         ("layer2.0: 8 channels", 1),
         ("a to b: 2 channels", 2),
     ]
+
+
+def test_heat_map_of_one_block_has_room_for_its_scale():
+    _, height = heat_map.heat_map(steps(1, channels={"blocks.0": 32}), [0], (0, 1))
+    assert height >= heat_map.LOWEST
 
 
 def test_slider_of_a_long_training_stops_at_both_ends_and_stays_small():

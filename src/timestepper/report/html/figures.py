@@ -34,8 +34,8 @@ def dash(number: int) -> str:
 
 
 def literal(name: str) -> str:
-    """Write a name so that plotly, which takes text for markup, draws it as it is."""
-    return html.escape(name, quote=False)
+    """Write a name so that plotly, which takes text for markup or a template, draws it as it is."""
+    return html.escape(name, quote=False).replace("%{", "%&#123;")
 
 
 def line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from timestepper.report.html.figures import SCALE
+from timestepper.report.html.figures import SCALE, literal
+from timestepper.report.names import shared_prefix
 from timestepper.training.step_history import StepHistory
 
 BYTES = 2_000_000
@@ -25,6 +26,8 @@ ROW = 16
 """Height of a block, in pixels; of many blocks less."""
 HIGHEST = 420
 """Height of a panel."""
+LOWEST = 130
+"""Height of all panels, for a colour bar that can be read."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class Panel:
     Attributes:
         title: what their names have in common, and the number of channels.
         blocks: their names.
+        prefix: what these begin with, all of them, up to a dot.
     """
 
     title: str
     blocks: tuple[str, ...]
+    prefix: str
 
 
 def panels(steps: StepHistory) -> list[Panel]:
@@ -45,10 +50,10 @@ def panels(steps: StepHistory) -> list[Panel]:
     found = []
     for channels, names in groupby(steps, lambda name: steps[name].shape[1]):
         blocks = tuple(names)
-        levels = zip(*(name.split(".") for name in blocks), strict=False)
-        common = ".".join(level[0] for level in takewhile(lambda one: len(set(one)) == 1, levels))
+        prefix = shared_prefix(blocks)
+        common = blocks[0] if len(blocks) == 1 else prefix.rstrip(".")
         title = f"{common or f'{blocks[0]} to {blocks[-1]}'}: {channels} channels"
-        found.append(Panel(title, blocks))
+        found.append(Panel(title, blocks, prefix))
     return found
 
 
@@ -86,7 +91,7 @@ def heat_map(
     cut = panels(steps)
     rows = [_row_height(panel) * len(panel.blocks) for panel in cut]
     gap, below = 62, 96 if len(epochs) > 1 else 40
-    inner = sum(rows) + gap * (len(rows) - 1)
+    inner = max(LOWEST, sum(rows) + gap * (len(rows) - 1))
     figure = make_subplots(
         rows=len(cut),
         cols=1,
@@ -101,9 +106,10 @@ def heat_map(
             go.Heatmap(
                 z=_shown(table[epochs[-1]], order),
                 x=[str(channel) for channel in order],
-                y=list(panel.blocks),
+                y=[name.removeprefix(panel.prefix) for name in panel.blocks],
                 coloraxis="coloraxis",
-                hovertemplate="%{y}, channel %{x}: Δt = %{z:.4f}<extra></extra>",
+                hovertemplate=f"{literal(panel.prefix)}%{{y}}, channel %{{x}}: "
+                "Δt = %{z:.4f}<extra></extra>",
             ),
             row=number + 1,
             col=1,
@@ -117,7 +123,7 @@ def heat_map(
             "cmin": scale[0],
             # Where all are equal there is still a scale.
             "cmax": max(scale[1], scale[0] + 1e-3),
-            "colorbar": {"title": {"text": "Δt"}, "thickness": 12, "len": 1},
+            "colorbar": {"title": {"text": "Δt"}, "thickness": 12, "len": 1, "ypad": 0},
         },
         margin={"t": 28, "b": below},
     )

@@ -13,7 +13,7 @@ def controller(configuration: Configuration) -> str:
     """Name what sets a training's step sizes."""
     chosen = configuration.stepping.controller
     if isinstance(chosen, float):
-        return f"fixed at {chosen:g}"
+        return f"fixed at {chosen!r}".removesuffix(".0")
     return CONTROLLERS.get(chosen, chosen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 from plotly import graph_objects as go
 
@@ -15,6 +16,8 @@ from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, T
 from timestepper.report.statistics import Difference, difference
 
 TITLE = "Differences"
+LABEL = 44
+"""Characters of a label that fit side by side on a phone."""
 STATISTICS = (
     "Differences are taken seed by seed, after the last epoch; n is the number of seeds that both "
     "methods have. In brackets the 95 % interval of their mean (Student's t): one that holds zero "
@@ -98,14 +101,17 @@ def _plots(compared: dict[str, dict[str, Difference]], reference: str) -> Plots:
     """Draw means with their intervals, a row for each method."""
     plots = []
     for quantity in QUANTITIES:
-        means, low, high, labels = [], [], [], []
+        means, low, high, names = [], [], [], []
         for label, found in compared.items():
             one = found[quantity].estimate
             if not math.isnan(one.low):
                 means.append(one.mean)
                 low.append(one.mean - one.low)
                 high.append(one.high - one.mean)
-                labels.append(f"{literal(label)} (n = {one.count})")
+                names.append(f"{label} (n = {one.count})")
+        if not names:
+            continue
+        labels = [literal(name) for name in names]
         points = go.Scatter(
             x=means,
             y=labels,
@@ -116,7 +122,17 @@ def _plots(compared: dict[str, dict[str, Difference]], reference: str) -> Plots:
         )
         drawn = figure([points], "difference", zeroline=True)
         drawn.update_xaxes(zerolinewidth=2, rangemode="tozero")
-        drawn.update_yaxes(type="category", autorange="reversed", automargin=True)
-        drawn.update_layout(showlegend=False)
-        plots.append(Plot(drawn, 110 + 34 * len(labels), f"{quantity} − {reference}"))
+        drawn.update_yaxes(type="category", autorange="reversed", showticklabels=False, ticks="")
+        wrapped = [wrap(label, LABEL) for label in names]
+        # Beside the rows labels would leave a phone no room for them.
+        for label, lines in zip(labels, wrapped, strict=True):
+            drawn.add_annotation(
+                **{"text": "<br>".join(map(literal, lines)), "align": "left", "showarrow": False},
+                **{"x": 0, "xref": "paper", "xanchor": "left"},
+                **{"y": label, "yanchor": "bottom", "yshift": 4},
+            )
+        most = max(map(len, wrapped))
+        drawn.update_layout(showlegend=False, margin={"l": 12, "t": 10 + 9 * most})
+        height = 58 + 9 * most + (26 + 17 * most) * len(labels)
+        plots.append(Plot(drawn, height, f"{quantity} − {reference}"))
     return Plots(plots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from timestepper.report.html.figures import figure, line, literal
 from timestepper.report.html.groups import Method
@@ -35,10 +35,10 @@ def step_sizes(methods: Sequence[Method]) -> Section:
         )
         shown.add(method.label)
         lines.append(series)
-    longest = max((run.steps for _, _, run in stepped), key=len)
+    blocks = merged(run.steps for _, _, run in stepped)
     drawn = figure(lines, "block, in order of depth", type="category")
-    drawn.update_xaxes(categoryorder="array", categoryarray=list(longest))
-    if len(longest) > LABELLED:
+    drawn.update_xaxes(categoryorder="array", categoryarray=blocks)
+    if len(blocks) > LABELLED:
         drawn.update_xaxes(nticks=LABELLED)
     drawn.update_layout(showlegend=True)
     lows, highs = zip(*(extremes(run.steps, [-1]) for _, _, run in stepped), strict=True)
@@ -48,3 +48,21 @@ def step_sizes(methods: Sequence[Method]) -> Section:
         maps.append(Plot(heat, height, f"{run.name}: {method.label}, epoch {run.epochs}"))
     parts: list[Part] = [Plot(drawn, 340, "mean Δt over channels, along depth"), Plots(maps)]
     return Section("steps", title, parts)
+
+
+def merged(orders: Iterable[Iterable[str]]) -> list[str]:
+    """Merge lists of blocks so that each keeps its order of depth.
+
+    Args:
+        orders: lists whose common blocks are in one order.
+    """
+    found: list[str] = []
+    for blocks in orders:
+        place = 0
+        for name in blocks:
+            if name in found:
+                place = found.index(name)
+            else:
+                found.insert(place, name)
+            place += 1
+    return found

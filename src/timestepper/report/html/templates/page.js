@@ -64,7 +64,7 @@ async function draw(place) {
   place.figure = figure;
   await Plotly.newPlot(place, {
     data: figure.data, layout: arranged(place, figure), frames: figure.frames ?? [],
-    config: { displaylogo: false, modeBarButtons: BUTTONS },
+    config: { displaylogo: false, modeBarButtons: BUTTONS, typesetMath: false },
   });
   drawn.add(place);
   place.dataset.drawn = "";
@@ -109,7 +109,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw
 const seconds = Number(document.body.dataset.refresh);
 if (seconds) {
   let touched = 0;
-  for (const kind of ["pointerdown", "wheel", "keydown"]) {
+  for (const kind of ["pointermove", "pointerdown", "touchmove", "wheel", "keydown"]) {
     window.addEventListener(kind, () => { touched = Date.now(); });
   }
   setInterval(() => {
