@@ -53,6 +53,16 @@ def test_markdown():
     assert lines[-2:] == ["- command: make it", "- commit: 123"]
 
 
+def test_markdown_shows_names_as_they_are():
+    column = Column("network", "network", text=True)
+    names = ["a|b", "<b>&x", r"c\d", "_plain_", "`code`", "*", "[x](y)", "TSC_LSTM"]
+    lines = ResultTable("", [column], [(name,) for name in names], []).to_markdown([]).splitlines()
+    assert lines[4:12] == [
+        *(r"| a\|b |", r"| \<b>\&x |", r"| c\\d |", r"| \_plain\_ |"),
+        *(r"| \`code\` |", r"| \* |", r"| \[x](y) |", "| TSC_LSTM |"),
+    ]
+
+
 def test_markdown_with_a_picture():
     lines = TABLE.to_markdown(MADE_BY, "table.png").splitlines()
     assert lines[:4] == ["# A table", "", "![A table](table.png)", ""]

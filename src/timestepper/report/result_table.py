@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+
+MARKUP = re.compile(r"[\\|<&*`\[]|(?<!\w)_|_(?!\w)")
+"""What Markdown takes for markup in a cell; not the underscores within a word."""
 
 Cell = str | int | float
 """Text, a count, or a quantity; NaN where there is none."""
@@ -120,6 +124,9 @@ class ResultTable:
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cells)} |"
 
+        def literal(cell: str) -> str:
+            return MARKUP.sub(r"\\\g<0>", cell)
+
         return "\n".join(
             [
                 f"# {self.title}",
@@ -127,7 +134,7 @@ class ResultTable:
                 *([f"![{self.title}]({picture})", ""] if picture else []),
                 line([column.heading.replace("\n", " ") for column in self._shown_columns()]),
                 line(["---" if column.text else "---:" for column in self._shown_columns()]),
-                *(line(self._show(row)) for row in self.rows),
+                *(line([literal(cell) for cell in self._show(row)]) for row in self.rows),
                 "",
                 *(f"- {note}" for note in self.notes),
                 "",

@@ -47,7 +47,10 @@ def read_step_history(path: Path) -> StepHistory:
     """
     try:
         numbered = load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
+        times = {len(rows) if rows.ndim == 2 else 0 for rows in numbered.values()}
+        if len(times) != 1 or 0 in times:
+            raise ValueError("it has not as many rows of each block")
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path} is missing or broken; only runs with step sizes have one, and "
             f"timestepper train --resume {path.parent} writes it anew"

@@ -1,10 +1,12 @@
 """When the page is written: by the command, at the end of a training, while one goes on."""
 
 import io
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from made_runs import make_run, row, steps
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -72,6 +74,54 @@ def test_bad_input(capsys):
     assert refuse(capsys) == "RUNS is missing; see --help"
     run.data.write_text("[]")
     assert refuse(capsys, "run").startswith("run/data.json, which says what the run was trained on")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"shape": [8, 8]}, {"shape": None}, {"training_images": "many"}, {"classes": None}],
+)
+def test_data_that_are_no_images(capsys, changes):
+    make_run("run", SCORES, data=changes)
+    assert refuse(capsys, "run").startswith("run/data.json, which says what the run was trained on")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {},
+        {"a": torch.ones(3)},
+        {"a": torch.ones(0, 3)},
+        {"a": torch.ones(2, 3), "b": torch.ones(1, 3)},
+    ],
+)
+def test_step_sizes_that_are_no_history(capsys, steps):
+    run = make_run("run", SCORES)
+    write_step_history(steps, run.step_history)
+    assert refuse(capsys, "run").startswith("run/step_sizes.safetensors is missing or broken; ")
+
+
+def test_folder_whose_name_is_no_text(capsys, monkeypatch):
+    try:
+        make_run(os.fsdecode(b"run-\xff"), SCORES)
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    monkeypatch.chdir(os.fsdecode(b"run-\xff"))
+    assert refuse(capsys, ".").startswith("the name of run '.' is not text ")
+
+
+def test_link_stays_a_link():
+    make_run("run", SCORES)
+    Path("page.html").symlink_to("elsewhere.html")
+    assert main(["report", "run", "-o", "page.html"]) == 0
+    assert Path("page.html").is_symlink()
+    assert "timestepper report" in Path("elsewhere.html").read_text()
+
+
+def test_command_for_the_folder_in_which_it_runs(monkeypatch):
+    make_run("run", SCORES)
+    monkeypatch.chdir("run")
+    assert main(["report", "."]) == 0
+    assert f"--folder {Path().resolve()}-again" in Path("report.html").read_text()
 
 
 @pytest.mark.parametrize(

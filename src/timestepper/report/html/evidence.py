@@ -130,9 +130,11 @@ def _read_metrics(run: Run) -> History:
 def _read_data(run: Run) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(run.data.read_text(encoding="utf-8"))
-        if not {"classes", "training_images", "test_images", "shape"} <= data.keys():
+        counts = [data[key] for key in ("training_images", "test_images")]
+        counts += [*data["shape"], len(data["classes"]), data.get("validation_images", 0)]
+        if len(data["shape"]) != 3 or not all(isinstance(count, int) for count in counts):
             raise ValueError("it does not describe images")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run.data}, which says what the run was trained on, is missing or broken; another "
             "run on the same images has the same file"

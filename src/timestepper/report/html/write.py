@@ -11,6 +11,7 @@ from typing import TypeVar
 from timestepper import __version__
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, TimestepperError
+from timestepper.files import is_text
 from timestepper.report.html import comparison, robustness, sections
 from timestepper.report.html.costs import Costs, costs
 from timestepper.report.html.evidence import Evidence, read_evidence
@@ -32,7 +33,7 @@ def read_runs(folders: Sequence[Path]) -> list[Evidence]:
         folders: at least one.
 
     Raises:
-        ConfigurationError: a folder is named twice.
+        ConfigurationError: a folder is named twice, or its name is no text.
         TimestepperError: one of them is not a run, has no epoch yet, or is broken.
     """
     places = [folder.resolve() for folder in folders]
@@ -42,6 +43,11 @@ def read_runs(folders: Sequence[Path]) -> list[Evidence]:
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise ConfigurationError(f"run '{folder}' is given twice; name different runs")
+        if not is_text(place.name):
+            raise ConfigurationError(
+                f"the name of run '{folder}' is not text in this terminal's encoding; rename it, "
+                "or set PYTHONUTF8=1"
+            )
     return [read_evidence(Run(folder), name) for folder, name in zip(folders, names, strict=True)]
 
 
@@ -71,6 +77,7 @@ def write_report(
         version=__version__,
         refresh=refresh,
     )
+    path = path.resolve()  # What a link leads to is replaced, not the link.
     # A training may end while something watches it: both write, each under a name of its own.
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
