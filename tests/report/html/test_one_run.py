@@ -299,6 +299,7 @@ def test_measurements_are_shown(trained, one_thread):
     gradients = shown.plots["stability"]["gradient ‖∂L/∂yₙ‖, mean over images"]["data"]
     assert [line["name"] for line in gradients] == ["controller", "h = 1", "h = 0.01"]
     assert gradients[0]["y"] == measured["gradient_flow"]["controller"]["norms"]
+    assert "on 1 images with changes of 0.001 times the state's norm; " in shown.text["stability"]
     first = measured["stages"][0]
     row = shown.tables["stability"][0][1]
     assert row[:4] == [

@@ -97,7 +97,7 @@ def _require_stability(measured: dict[str, Any]) -> None:
         str(stage["name"])
     for flow in measured["gradient_flow"].values():
         _numbers([*flow["norms"], *flow["times"]])
-    list(measured["no_bound"]), int(measured["images"])
+    list(measured["no_bound"]), int(measured["images"]), float(measured.get("epsilon", 0))
 
 
 def _numbers(values: Iterable[Any]) -> None:

@@ -37,8 +37,8 @@ def stability(evidence: Evidence) -> Section:
     parts: list[Part] = [
         Text(
             "How much a small change of the first state has grown after each step (1: it has not), "
-            f"measured on {_images(measured)} images; and what is left of the loss's gradient at "
-            "each state."
+            f"measured on {_images(measured)} images{_sizes(measured)}; and what is left of the "
+            "loss's gradient at each state."
         )
     ]
     parts += remarks(evidence, evidence.run.folder / STABILITY_FILE, next(iter(measured)))
@@ -90,6 +90,14 @@ def bounds(runs: Sequence[Evidence]) -> list[Part]:
 
 def _images(measured: dict[str, dict[str, Any]]) -> str:
     return " or ".join(dict.fromkeys(str(one["images"]) for one in measured.values()))
+
+
+def _sizes(measured: dict[str, dict[str, Any]]) -> str:
+    """Say how large the changes were, where files have it."""
+    sizes = dict.fromkeys(
+        f"{float(one['epsilon']):g}" for one in measured.values() if "epsilon" in one
+    )
+    return f" with changes of {' or '.join(sizes)} times the state's norm" if sizes else ""
 
 
 def growth(measured: dict[str, dict[str, Any]], *, named: bool) -> Plot:
