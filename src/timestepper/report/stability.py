@@ -114,7 +114,8 @@ def plot_growth(measured: Mapping[str, Stability], path: Path) -> None:
         Line2D([], [], linestyle="-", color="0.2", label="direction that grows most"),
         Line2D([], [], linestyle=":", color="0.2", label="random directions"),
     ]
-    names, labels = axes.get_legend_handles_labels()
+    names = axes.get_legend_handles_labels()[0]
+    labels = [str(entry.get_label()) for entry in (*names, *lines)]
     fitting = legend_columns(labels, figure.get_figwidth())
     figure.legend(
         handles=[*names, *lines],
