@@ -256,6 +256,8 @@ def test_wrong_use_has_clear_errors(home_made):
     del state["fc.bias"]
     with pytest.raises(StateError, match=r"fc\.bias is missing"):
         timestepper.load_weights(home_made, state)
+    with pytest.raises(StateError, match="tensors by name, a state dict, not a str"):
+        timestepper.load_weights(home_made, "weights.pt")
     state = home_made.state_dict() | {"fc.bias": torch.zeros(7)}
     with pytest.raises(StateError, match=r"fc\.bias is \(7,\) where the network has \(5,\)"):
         timestepper.load_weights(home_made, state)

@@ -354,6 +354,8 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         StateError: names are missing or left over, shapes differ, or there is anything but finite
             real numbers; the network is unchanged.
     """
+    if not isinstance(state, Mapping):
+        raise StateError(f"weights are tensors by name, a state dict, not a {type(state).__name__}")
     own = network.state_dict()
     wanted = set(own)
     if not any(str(name).startswith("time_stepping.") for name in state):
