@@ -346,27 +346,16 @@ class EndFinder:
         return None
 
     def _computed_weight(self, operation: Operation) -> Tensor | None:
-        """End in a convolution whose weight is computed (standardised, normalised) with a gain.
-
-        A parameter with one value for each row that the weight's rows are proportional to: tried
-        out, as the computation may be anything.
-        """
-        weight = operation.computed[0]
-        rows = weight.value.shape[0]
+        """End in a convolution whose weight is computed (standardised, normalised) with a gain."""
         biases = [(owner, name) for owner, name in operation.parameters if name == "bias"]
         if operation.call.args[6] or (operation.call.args[2] is not None and not biases):
             return None
-        for owner, name in weight.parameters:
-            gain = self.trace.network.get_submodule(owner)._parameters[name]
-            if gain is None or gain.shape != (rows, *(1 for _ in gain.shape[1:])):
-                continue
-            factor = torch.linspace(0.5, 2.0, rows).to(gain)
-            expected = weight.value * factor.view(-1, *(1 for _ in weight.value.shape[1:]))
-            if torch.allclose(weight.again((owner, name), factor), expected, rtol=1e-4, atol=0):
-                for place in ((owner, name), *biases):
-                    self._scale(place, operation)
-                return numbered(operation.shape, 1, single=self.single)
-        return None
+        gain = operation.computed[0].gain(self.trace.network)
+        if gain is None:
+            return None
+        for place in (gain, *biases):
+            self._scale(place, operation)
+        return numbered(operation.shape, 1, single=self.single)
 
     def _before_views(self, operation: Operation) -> Operation:
         """Go back through views that only this operation sees."""

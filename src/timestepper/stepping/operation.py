@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 
@@ -56,6 +56,22 @@ class Computed:
     parameters: tuple[tuple[str, str], ...]
     call: Call
     inputs: dict[int, Computed | tuple[str, str]]
+
+    def gain(self, network: nn.Module) -> tuple[str, str] | None:
+        """Name a parameter of one value for each row that the tensor's rows are proportional to.
+
+        It is tried out, as the computation may be anything.
+        """
+        rows = self.value.shape[0]
+        for owner, name in self.parameters:
+            gain = network.get_submodule(owner)._parameters[name]
+            if gain is None or gain.shape != (rows, *(1 for _ in gain.shape[1:])):
+                continue
+            factor = torch.linspace(0.5, 2.0, rows).to(gain)
+            expected = self.value * factor.view(-1, *(1 for _ in self.value.shape[1:]))
+            if torch.allclose(self.again((owner, name), factor), expected, rtol=1e-4, atol=0):
+                return owner, name
+        return None
 
     def again(self, parameter: tuple[str, str], factor: Tensor) -> Tensor:
         """Compute it from a parameter times a factor."""
