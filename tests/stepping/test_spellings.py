@@ -229,6 +229,17 @@ def test_what_is_returned_too_is_refused():
         timestepper.attach(Outputs(None), example_input=torch.randn(1, 3, 6, 6))
 
 
+def test_a_state_that_is_returned_is_the_end_of_a_step():
+    class States(Parts):
+        def forward(self, images):
+            x = self.stem(images)
+            first = x + self.a[0](x)
+            return first + self.b[0](x), first
+
+    branches = timestepper.find_branches(States(None), torch.randn(1, 3, 6, 6))
+    assert [branch.scaled for branch in branches] == [("a.0",)]
+
+
 def test_paths_of_unlike_widths_take_one_step_size():
     def side_by_side(net, i, x, h):
         return x + torch.cat([net.a[i](x)[:, :1], net.b[i](x)[:, :3]], 1)

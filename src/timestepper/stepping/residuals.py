@@ -78,10 +78,11 @@ def _with_another(
 ) -> Finding | None:
     """Let a finding ``x + f`` that is only used in ``x + f + g`` have g, computed from x, too."""
     for index, another in (addition.inputs, addition.inputs[::-1]):
-        if index not in found or another in found:
+        is_used = index in trace.returned or trace.operations[index].consumers != [addition.index]
+        if index not in found or another in found or is_used:
             continue
-        finding, used = found[index], trace.operations[index].consumers
-        if used == [addition.index] and trace.modules_between(finding.common, another, READABLE):
+        finding = found[index]
+        if trace.modules_between(finding.common, another, READABLE):
             finding.join([Finding(trace, addition, trace.operations[another], finding.common)])
             return finding
     return None
