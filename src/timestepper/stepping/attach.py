@@ -55,6 +55,8 @@ def attach(
 
     In place. The network keeps its class and its forward; its state dict gains keys under
     ``time_stepping.``. Build the optimizer afterwards, so that it has the controllers' parameters.
+    Where the branches are found by watching a pass, a second one makes sure that the network runs
+    with the step sizes.
 
     Args:
         network: any network with residual branches.
@@ -75,9 +77,10 @@ def attach(
     Raises:
         NoBranchError: no residual branch was found, or one that was given does not fit.
         AttachedError: the network has step sizes already.
-        FoldError: a branch does not end in an operation that step sizes fold into exactly, or two
-            share one.
-        ConfigurationError: unknown controller.
+        FoldError: a branch does not end in an operation that step sizes fold into exactly, two
+            share one, a weight is made by a hook, or a parameter is used past its module.
+        ConfigurationError: unknown controller, or one that is no module, or whose step sizes have
+            another shape.
         StateError: ``preserve`` found no weights that keep the outputs.
     """
     if hasattr(network, "time_stepping"):
@@ -351,8 +354,8 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         state: tensors by name.
 
     Raises:
-        StateError: names are missing or left over, shapes differ, or there is anything but finite
-            real numbers; the network is unchanged.
+        StateError: it is no state dict, names are missing or left over, shapes differ, or there is
+            anything but finite real numbers; the network is unchanged.
     """
     if not isinstance(state, Mapping):
         raise StateError(f"weights are tensors by name, a state dict, not a {type(state).__name__}")

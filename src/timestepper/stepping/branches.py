@@ -35,7 +35,7 @@ class Branch:
         divided: names of the modules that read the scaled result for a gate and have to see what
             they saw before: their input columns are divided by the step sizes.
         inside: for each of ``scaled`` and ``divided`` the module whose forward uses its
-            parameters; empty where that is the parameters' owner itself.
+            parameters, ``""`` for the network's own; empty where that is the parameters' owner.
         channels: for each of ``scaled`` and ``divided`` the channels that take the step sizes,
             (first, past the last), or None for all; empty where it is all of each. Branches of
             one stage may scale different channels of one parameter.
