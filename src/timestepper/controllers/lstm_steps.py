@@ -101,20 +101,39 @@ def composed(averaged: Tensor, *operands: Tensor) -> Tensor:
     return torch.addmm(bias_out, h, weight_out.t()).sigmoid()
 
 
+_HAS_TRITON = find_spec("triton") is not None
+
+
 def _fits_a_kernel(tensor: Tensor) -> bool:
     return (
         tensor.is_cuda
         and tensor.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-        and find_spec("triton") is not None
+        and _HAS_TRITON
     )
 
 
-def _in_one_kernel() -> ModuleType:
+def _kernels() -> ModuleType:
     """Import what there is for GPUs only where it is used: it takes Triton and time."""
     from timestepper.controllers import lstm_triton
 
     return lstm_triton
+
+
+def _run(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not _fits_a_kernel(from_inputs):
+        return recurrence(from_inputs, of_before)
+    if torch.compiler.is_compiling():
+        return _kernels().recurrence_operator(from_inputs, of_before)
+    return _kernels().recurrence(from_inputs, of_before)
+
+
+def _run_back(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells: Tensor) -> Tensor:
+    arguments = grad_h, of_before, gates, cells
+    if not _fits_a_kernel(grad_h):
+        return recurrence_backward(*arguments)
+    if torch.compiler.is_compiling():
+        return _kernels().recurrence_backward_operator(*arguments)
+    return _kernels().recurrence_backward(*arguments)
 
 
 class LSTMSteps(torch.autograd.Function):
@@ -153,8 +172,7 @@ class LSTMSteps(torch.autograd.Function):
         x = torch.addmm(bias_in, averaged, weight_in.t()).relu_()
         # Everything that does not wait for the block before is one matrix product for all blocks.
         from_inputs = torch.addmm(bias_gates, x, weight_gates[:, :hidden].t())
-        run = _in_one_kernel().recurrence if _fits_a_kernel(from_inputs) else recurrence
-        h, gates, cells = run(from_inputs, weight_gates[:, hidden:])
+        h, gates, cells = _run(from_inputs, weight_gates[:, hidden:])
         steps = torch.addmm(bias_out, h, weight_out.t()).sigmoid_()
         operands = weight_in, bias_in, weight_gates, bias_gates, weight_out, bias_out
         ctx.save_for_backward(averaged, *operands, x, gates, cells, h, steps)
@@ -182,10 +200,7 @@ def _gradients(ctx: FunctionCtx, grad_steps: Tensor) -> tuple[Tensor | None, ...
     )
     hidden = h.shape[1]
     grad_out = grad_steps * (steps * (1 - steps))
-    run = recurrence_backward
-    if _fits_a_kernel(h):
-        run = _in_one_kernel().recurrence_backward
-    grad_gates = run(grad_out @ weight_out, weight_gates[:, hidden:], gates, cells)
+    grad_gates = _run_back(grad_out @ weight_out, weight_gates[:, hidden:], gates, cells)
     grad_in = (grad_gates @ weight_gates[:, :hidden]) * (x > 0)
     asked_for: tuple[bool, ...] = ctx.needs_input_grad  # type: ignore[attr-defined]
     of_averaged = grad_in @ weight_in if asked_for[0] else None

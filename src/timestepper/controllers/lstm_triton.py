@@ -128,3 +128,31 @@ def recurrence_backward(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells:
     arguments = grad_h.contiguous(), of_before.contiguous(), gates, cells, grad_gates
     _backward[(1,)](*arguments, depth, hidden, BLOCK=block, CHUNK=CHUNK)
     return grad_gates
+
+
+@torch.library.custom_op("timestepper::lstm_recurrence", mutates_args=())
+def recurrence_operator(
+    from_inputs: Tensor, of_before: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run :func:`recurrence` as one operator, into which torch.compile does not look."""
+    return recurrence(from_inputs, of_before)
+
+
+@recurrence_operator.register_fake
+def _recurrence_shapes(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    depth, hidden = len(from_inputs), of_before.shape[1]
+    h, cells = (from_inputs.new_empty(depth, hidden) for _ in range(2))
+    return h, torch.empty_like(from_inputs), cells
+
+
+@torch.library.custom_op("timestepper::lstm_recurrence_backward", mutates_args=())
+def recurrence_backward_operator(
+    grad_h: Tensor, of_before: Tensor, gates: Tensor, cells: Tensor
+) -> Tensor:
+    """Run :func:`recurrence_backward` likewise."""
+    return recurrence_backward(grad_h, of_before, gates, cells)
+
+
+@recurrence_backward_operator.register_fake
+def _gradient_shape(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells: Tensor) -> Tensor:
+    return torch.empty_like(gates)
