@@ -8,6 +8,7 @@ The process keeps the memory it was given, see :func:`keep_memory`.
 
     python benchmarks/overhead.py --output results/overhead.csv
     python benchmarks/overhead.py --compile --cases cifar_resnet20 cifar_resnet56
+    python benchmarks/overhead.py --device cuda --capture
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.speed.alternating import Timings, alternate
+from timestepper.training.captured import CapturedStep
 from timestepper.training.memory import keep_memory
 
 CIFAR = (64, 3, 32, 32)
@@ -100,21 +102,32 @@ def make_literal(network: nn.Module) -> nn.Module:
     return network
 
 
-def make_step(network: nn.Module, images: Tensor, bfloat16: bool) -> Callable[[], None]:
+def make_step(
+    network: nn.Module, images: Tensor, *, bfloat16: bool, captured: bool
+) -> Callable[[], None]:
     """Return one training step: forward, backward, SGD with momentum."""
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
-    def step() -> None:
+    def step(images: Tensor, labels: Tensor) -> Tensor:
         optimizer.zero_grad()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             loss = nn.functional.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()
-        if images.device.type == "cuda":
+        return loss.detach()
+
+    run = CapturedStep(step, step) if captured else step
+
+    def run_and_wait() -> None:
+        run(images, labels)
+        if images.is_cuda:
             torch.cuda.synchronize()
 
-    return step
+    # Compiled, and captured.
+    for _ in range(4 if captured else 0):
+        run_and_wait()
+    return run_and_wait
 
 
 def make_side(side: str, plain: nn.Module) -> nn.Module:
@@ -124,13 +137,18 @@ def make_side(side: str, plain: nn.Module) -> nn.Module:
     return make_literal(plain) if side == LITERAL else timestepper.attach(plain, side)
 
 
-def peak_memory(step: Callable[[], None]) -> int:
-    """Return the most bytes that tensors take during a step, on the CPU.
+def peak_memory(step: Callable[[], None], device: torch.device) -> int:
+    """Return the most bytes that tensors take during a step.
 
     Counted from here on, so that what was there before is left out: parameters, momentum.
     """
     step()
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     results = profiler.profiler.kineto_results
@@ -150,6 +168,7 @@ def measure(
     *,
     bfloat16: bool,
     compiled: bool,
+    captured: bool,
 ) -> tuple[Cell, ...]:
     """Compare the networks; return the cells behind name and precision."""
     name, shape = CASES[case]
@@ -171,9 +190,9 @@ def measure(
             network = make_side(side, copy.deepcopy(plain))
             network = network.to(device, memory_format=memory_format).train()
             module = torch.compile(network) if compiled else network
-            steps[side] = make_step(module, images, bfloat16)
-            if build == 0 and device.type == "cpu" and not compiled:
-                memory[side] = peak_memory(steps[side]) + parameter_bytes(network)
+            steps[side] = make_step(module, images, bfloat16=bfloat16, captured=captured)
+            if build == 0 and not compiled and not captured:
+                memory[side] = peak_memory(steps[side], device) + parameter_bytes(network)
         found = alternate(steps, rounds if compiled else -(-rounds // BUILDS))
         timings = found if timings is None else timings.and_then(found)
     assert timings is not None
@@ -201,6 +220,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--rounds", type=int, default=48, help="timed steps of each network")
     parser.add_argument("--compile", action="store_true", help="all through torch.compile")
+    parser.add_argument("--capture", action="store_true", help="steps as CUDA graphs")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--output", type=Path, help="CSV file to write")
     options = parser.parse_args()
@@ -216,10 +236,12 @@ def main() -> None:
                 options.device,
                 bfloat16=precision == "bfloat16",
                 compiled=options.compile,
+                captured=options.capture,
             )
             rows.append((case, precision, *cells))
             print(*rows[-1], flush=True)
-    title = "training step over the plain network's" + (", compiled" if options.compile else "")
+    title = "training step over the plain network's"
+    title += (", compiled" if options.compile else "") + (", captured" if options.capture else "")
     timed = (AGAIN, *options.controllers, LITERAL)
     columns = (
         Column("network", "network", text=True),

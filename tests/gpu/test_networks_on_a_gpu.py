@@ -30,7 +30,7 @@ def run(network, module=None):
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(8, 3, 16, 16, generator=generator, dtype=torch.float64).to(parameter)
-    outputs = (module or network)(images)
+    outputs = (network if module is None else module)(images)
     nn.functional.cross_entropy(outputs, torch.arange(8, device=images.device)).backward()
     return [outputs.detach().cpu(), *(p.grad.cpu() for p in network.parameters())]
 

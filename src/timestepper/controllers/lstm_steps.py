@@ -105,11 +105,7 @@ _HAS_TRITON = find_spec("triton") is not None
 
 
 def _fits_a_kernel(tensor: Tensor) -> bool:
-    return (
-        tensor.is_cuda
-        and tensor.dtype in (torch.float32, torch.float64)
-        and _HAS_TRITON
-    )
+    return tensor.is_cuda and tensor.dtype in (torch.float32, torch.float64) and _HAS_TRITON
 
 
 def _kernels() -> ModuleType:
@@ -122,18 +118,20 @@ def _kernels() -> ModuleType:
 def _run(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not _fits_a_kernel(from_inputs):
         return recurrence(from_inputs, of_before)
-    if torch.compiler.is_compiling():
-        return _kernels().recurrence_operator(from_inputs, of_before)
-    return _kernels().recurrence(from_inputs, of_before)
+    compiling = torch.compiler.is_compiling()
+    run = _kernels().recurrence_operator if compiling else _kernels().recurrence
+    found: tuple[Tensor, Tensor, Tensor] = run(from_inputs, of_before)
+    return found
 
 
 def _run_back(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells: Tensor) -> Tensor:
     arguments = grad_h, of_before, gates, cells
     if not _fits_a_kernel(grad_h):
         return recurrence_backward(*arguments)
-    if torch.compiler.is_compiling():
-        return _kernels().recurrence_backward_operator(*arguments)
-    return _kernels().recurrence_backward(*arguments)
+    compiling = torch.compiler.is_compiling()
+    run = _kernels().recurrence_backward_operator if compiling else _kernels().recurrence_backward
+    found: Tensor = run(*arguments)
+    return found
 
 
 class LSTMSteps(torch.autograd.Function):
@@ -185,7 +183,7 @@ class LSTMSteps(torch.autograd.Function):
             inputs = ctx.saved_tensors[:7]  # type: ignore[attr-defined]
             return second_gradients(composed, inputs, grad_outputs[0])
         device = grad_outputs[0].device.type
-        low_precision = torch.amp.is_autocast_available(device)
+        low_precision = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
         # Compiled, this would run under the autocast of the forward pass.
         with (
             torch.no_grad(),

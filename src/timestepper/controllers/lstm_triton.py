@@ -131,9 +131,7 @@ def recurrence_backward(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells:
 
 
 @torch.library.custom_op("timestepper::lstm_recurrence", mutates_args=())
-def recurrence_operator(
-    from_inputs: Tensor, of_before: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def recurrence_operator(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run :func:`recurrence` as one operator, into which torch.compile does not look."""
     return recurrence(from_inputs, of_before)
 

@@ -51,6 +51,10 @@ class Split(ABC):
         """
 
 
+AT_ONCE = {"cuda": 2**24}
+"""Pixel values that are made ready in one go, by device: a GPU waits less for the host then."""
+
+
 class MemorySplit(Split):
     """Images that are kept as one tensor, on the device that first asked for them.
 
@@ -84,14 +88,19 @@ class MemorySplit(Split):
         if augment:
             draws = self.augmentation.draw(len(self), seed, epoch)
             top, left, mirrored = (draw.to(device) for draw in draws)
-        for share in shares:
-            index = order[share]
+        values = len(order[shares[0]]) * self.images[0].numel() if shares else 1
+        batches = max(1, AT_ONCE.get(device.type, 0) // values)
+        for first in range(0, len(shares), batches):
+            together = shares[first : first + batches]
+            index = torch.cat([order[share] for share in together])
             images = self.images.index_select(0, index).float()
             if augment:
                 images = crop_flip(
                     images, top[index], left[index], mirrored[index], self.augmentation.padding
                 )
-            yield images, self.labels.index_select(0, index)
+            sizes = [len(order[share]) for share in together]
+            labels = self.labels.index_select(0, index)
+            yield from zip(images.split(sizes), labels.split(sizes), strict=True)
 
 
 class Subset(Split):

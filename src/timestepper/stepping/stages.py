@@ -57,6 +57,7 @@ class Stage:
         self.key: Any = None
         self.used: set[str] = set()
         self.used_without_grad = False
+        self.ready: torch.cuda.Event | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the pass's tensors out: they belong to a graph, which can't be copied."""
@@ -65,12 +66,14 @@ class Stage:
             "key": None,
             "used": set(),
             "used_without_grad": False,
+            "ready": None,
         }
 
     def own_precision(self) -> AbstractContextManager[Any]:
         """Keep autocast from the controller, which runs in the precision of its parameters."""
         device = self.factors[0].parameter.device.type
-        low_precision = torch.amp.is_autocast_available(device)
+        # Dynamo (torch 2.11) doesn't know the question.
+        low_precision = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
         return torch.autocast(device, enabled=False) if low_precision else nullcontext()
 
     def averaged(self) -> Tensor:
@@ -128,6 +131,18 @@ class Stage:
         self.forget()
         self._require_places()
         self.products = self.compute_products()
+
+    def prepare_beside(self, stream: torch.cuda.Stream) -> None:
+        """Do so on another stream, for which this one waits only where the stage begins."""
+        with torch.cuda.stream(stream):
+            self.prepare()
+            self.ready = stream.record_event()
+
+    def join(self) -> None:
+        """Wait for what runs beside, if anything does."""
+        if self.ready is not None:
+            torch.cuda.current_stream().wait_event(self.ready)
+            self.ready = None
 
     def _require_places(self) -> None:
         """Make sure that what is read and scaled is where it was, as far as can be told quickly.
@@ -196,6 +211,8 @@ class Stage:
                     self.prepare()
                 self.key = key
                 self._end_part_in_backward()
+        else:
+            self.join()
         assert self.products is not None
         self.used.add(inside)
         self.used_without_grad |= not torch.is_grad_enabled()
@@ -308,9 +325,28 @@ class StartPass:
                 "Sequential network's end"
             )
         stepping.require_own_controllers()
+        beside = _beside()
         for stage in stepping.stages:
-            stage.prepare()
+            if beside is None:
+                stage.prepare()
+            else:
+                stage.prepare_beside(beside)
         stepping.inside_forward = True
+
+
+def _beside() -> torch.cuda.Stream | None:
+    """Fork a stream off for the controllers while a CUDA graph is captured.
+
+    There they run beside the layers before a stage. Launched one by one they would not: what it
+    takes to launch them comes first then, and more of it.
+    """
+    if torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+        return None
+    if not torch.cuda.is_current_stream_capturing():
+        return None
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    return stream
 
 
 class EndPass:
@@ -326,7 +362,11 @@ class EndPass:
         if not isinstance(stepping, TimeStepping):
             return  # StartPass has said so.
         stepping.inside_forward = False
-        if output is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return
+        for stage in stepping.stages:
+            stage.join()
+        if output is None:
             return
         for stage in stepping.stages:
             # A network may leave branches out (stochastic depth).

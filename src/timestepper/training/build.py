@@ -189,7 +189,18 @@ def _require_fit(network: nn.Module, configuration: Configuration, images: DataS
         )
 
 
-def build_module(configuration: Configuration, network: nn.Module, device: torch.device) -> Any:
+def captures_steps(configuration: Configuration, fabric: Fabric) -> bool:
+    """Tell whether whole steps run as a CUDA graph: there the host can't look in between."""
+    return (
+        configuration.compile
+        and fabric.device.type == "cuda"
+        and fabric.world_size == 1
+        and not configuration.optimizer.skip_not_finite
+        and configuration.stability.penalty == "none"
+    )
+
+
+def build_module(configuration: Configuration, network: nn.Module, fabric: Fabric) -> Any:
     """Build what runs in training: the network, or what torch.compile makes of it.
 
     Raises:
@@ -197,9 +208,10 @@ def build_module(configuration: Configuration, network: nn.Module, device: torch
     """
     if not configuration.compile:
         return network
-    _require_compiler(device)
+    _require_compiler(fabric.device)
     # A GPU waits for the launches of small networks' kernels: CUDA graphs launch them at once.
-    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else "default")
+    of_its_own = fabric.device.type == "cuda" and not captures_steps(configuration, fabric)
+    return torch.compile(network, mode="reduce-overhead" if of_its_own else "default")
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -40,9 +40,10 @@ class Meter:
     def __init__(self, fabric: Fabric) -> None:
         # A loss that is not finite must come out as it is. In float64, so that networks that
         # differ by as many images differ by the same number: tests over seeds would take
-        # float32's last digits for evidence.
+        # float32's last digits for evidence. Metrics don't notice the updates of a CUDA graph, and
+        # so may keep no result.
         self._metrics = {
-            name: MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
+            name: MeanMetric("disable", compute_with_cache=False).set_dtype(torch.float64)
             for name in ("loss", "accuracy")
         }
         self._first = fabric.global_rank == 0
@@ -63,11 +64,20 @@ class Meter:
 
     def compute(self) -> Scores:
         """Return the scores over all batches of all processes."""
+        return Scores(*self.on_device().tolist())
+
+    def on_device(self) -> Tensor:
+        """Return loss and accuracy as :meth:`compute` does, float64 ``(2,)`` on the device."""
         with warnings.catch_warnings():
             # A metric that goes on from a state does not know that it has seen anything.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
-            found = {name: metric.compute().item() for name, metric in self._metrics.items()}
-        return Scores(**found)
+            return torch.stack([metric.compute() for metric in self._metrics.values()])
+
+    def clear(self) -> None:
+        """Forget all batches; the tensors stay, as CUDA graphs add to them."""
+        for metric in self._metrics.values():
+            for name in metric.metric_state:
+                getattr(metric, name).zero_()
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return what all processes together have accumulated."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from typing import Any
@@ -22,7 +24,9 @@ from timestepper.training.build import (
     build_module,
     build_network,
     build_penalty,
+    captures_steps,
 )
+from timestepper.training.captured import CapturedStep
 from timestepper.training.compatibility import ADDED, require_same_training, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
@@ -31,8 +35,14 @@ from timestepper.training.events import Events
 from timestepper.training.explanations import explanation_columns, from_state, to_state
 from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
+from timestepper.training.looks import Look
 from timestepper.training.not_finite import Guard, stopped
-from timestepper.training.optimizer import build_optimizer, load_optimizer
+from timestepper.training.optimizer import (
+    build_optimizer,
+    load_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 from timestepper.training.progress import TrainingProgress, last_line, say
 from timestepper.training.results import write_histories, write_report, write_results
 from timestepper.training.run import History, Run
@@ -41,7 +51,7 @@ from timestepper.training.step_history import extended
 from timestepper.training.sync_batch_norm import share_statistics
 from timestepper.training.trained import Trained
 
-# Looking at a number makes the host wait for the device: the loss is looked at this often.
+# Looking at numbers costs time: the loss is looked at this often.
 STEPS_BETWEEN_LOOKS = 20
 
 
@@ -138,8 +148,11 @@ class Trainer:
         self.guard = Guard(self.network, fabric, skip=configuration.optimizer.skip_not_finite)
         self.skipped = 0
         optimizer = build_optimizer(configuration, self.network)
-        module = build_module(configuration, self.network, fabric.device)
+        module = build_module(configuration, self.network, fabric)
         self.module, self.optimizer = fabric.setup(module, optimizer)
+        self.captured: CapturedStep | None = None
+        if captures_steps(configuration, fabric):
+            self.captured = CapturedStep(partial(self._whole_step, self.module), self._other_step)
         torch.manual_seed(configuration.seed + 1 + fabric.global_rank)
         self.meter = Meter(fabric)
         self.epoch = 0
@@ -201,6 +214,8 @@ class Trainer:
         self.module.train()
         images_seen = 0
         losses: list[Tensor] = []
+        looks: deque[Look] = deque()
+        on_cpu = self.fabric.device.type == "cpu"
         start = time.perf_counter()
         for inputs, labels in self.batches(self.batch):
             losses.append(self.step(inputs, labels))
@@ -208,47 +223,81 @@ class Trainer:
             images_seen += len(labels) * self.fabric.world_size
             last = self.batch == self.updates_per_epoch
             looking = last or self.batch % STEPS_BETWEEN_LOOKS == 0
-            if looking:
-                self._require_finite(losses)
-                losses.clear()
-            if looking and self.batch > self.skipped:
-                scores = self.meter.compute()
-                progress.update(
-                    epoch=self.epoch + 1,
-                    done=self.updates,
-                    loss=scores.loss,
-                    accuracy=scores.accuracy,
-                    images_per_second=images_seen / (time.perf_counter() - start),
-                )
             alone = self.fabric.world_size == 1
-            if not last and (looking or alone) and (signal := signals.agreed(self.fabric)):
-                self._require_finite(losses)
+            signal = None if last or not (looking or alone) else signals.agreed(self.fabric)
+            if looking or signal:
+                speed = images_seen / (time.perf_counter() - start)
+                looks.append(Look(self.batch, speed, losses, self.meter, self.guard))
+                losses = []
+            # A GPU is busy with what was launched meanwhile when the host reads the look before.
+            while len(looks) > (0 if last or signal or on_cpu else 1):
+                self._read(looks.popleft(), progress)
+            if signal:
                 self._save(best=False)
                 self._leave(signal)
         return images_seen
 
+    def _read(self, look: Look, progress: TrainingProgress) -> None:
+        """Show how the epoch goes, or stop if one of the last losses is not finite."""
+        if (wrong := look.first_not_finite) is not None:
+            step, loss = wrong
+            self._stop(f"the training loss is {loss}", f", step {step}")
+        if look.batch > self.skipped:
+            progress.update(
+                epoch=self.epoch + 1,
+                done=self.epoch * self.updates_per_epoch + look.batch,
+                loss=look.scores.loss,
+                accuracy=look.scores.accuracy,
+                images_per_second=look.images_per_second,
+            )
+
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Make one optimizer step; return the batch's loss."""
         lr = learning_rate(self.configuration, self.updates, self.updates_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         if self.configuration.channels_last:
             inputs = inputs.to(memory_format=torch.channels_last)
-        self.guard.begin_step()
+        if self.captured is not None:
+            loss = self.captured(inputs, labels)
+        else:
+            self.guard.begin_step()
+            outputs, losses, loss = self._gradients(self.module, inputs, labels)
+            if not self.guard.allows_step():
+                self._refuse_step(loss, inputs)
+                return loss
+            self._update(outputs, losses, labels)
+        if self.ema is not None:
+            self.ema.update(self.network)
+        return loss
+
+    def _gradients(
+        self, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go forward and backward; return outputs, each image's loss, and their mean."""
         weighted_penalty = self._weighted_penalty()
-        outputs = self.module(inputs)
+        outputs = forward(inputs)
         losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
         loss = losses.mean()
         self.optimizer.zero_grad()
         self.fabric.backward(loss if weighted_penalty is None else loss + weighted_penalty)
-        if self.guard.allows_step():
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.update(self.network)
-            self.meter.update(losses.detach(), outputs.detach(), labels)
-        else:
-            self._refuse_step(loss.detach(), inputs)
-        return loss.detach()
+        return outputs.detach(), losses.detach(), loss.detach()
+
+    def _update(self, outputs: Tensor, losses: Tensor, labels: Tensor) -> None:
+        self.optimizer.step()
+        self.meter.update(losses, outputs, labels)
+
+    def _whole_step(
+        self, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Do what of a step the host need not look at."""
+        outputs, losses, loss = self._gradients(forward, inputs, labels)
+        self._update(outputs, losses, labels)
+        return loss
+
+    def _other_step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Do the same with a batch of another size, for which it does not pay to compile."""
+        with self.fabric.autocast():
+            return self._whole_step(lambda images: self.network(images).float(), inputs, labels)
 
     def _weighted_penalty(self) -> Tensor | None:
         """Compute what this step adds to the loss, the same in each process."""
@@ -258,12 +307,6 @@ class Trainer:
         penalty = self.penalty()
         self.last_penalty = penalty.detach()
         return self.configuration.stability.strength * penalty
-
-    def _require_finite(self, losses: list[Tensor]) -> None:
-        """Raise RunError if one of the last losses, on any process, is not finite."""
-        if (wrong := self.guard.first_not_finite(losses)) is not None:
-            step = self.batch - len(losses) + wrong + 1
-            self._stop(f"the training loss is {losses[wrong].item()}", f", step {step}")
 
     def _refuse_step(self, loss: Tensor, inputs: Tensor) -> None:
         """Leave out a step whose gradients are not finite, or stop."""
@@ -305,7 +348,7 @@ class Trainer:
         self.step_history = extended(self.step_history, self.trained)
         self.epoch += 1
         self.batch = self.skipped = 0
-        self.meter = Meter(self.fabric)
+        self.meter.clear()
         self._save(best=best)
         if events is not None:  # the first process
             write_histories(self.run, self.history, self.step_history, self.explanations)
@@ -317,7 +360,7 @@ class Trainer:
         split = self.images.evaluation_split
         return {
             "epoch": self.epoch + 1,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(self.configuration, self.updates - 1, self.updates_per_epoch),
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
             **penalty,
@@ -336,7 +379,7 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "penalty": None if self.penalty is None else self.penalty.state_dict(),
             "last_penalty": self.last_penalty,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "meter": self.meter.state_dict(),
             "generators": generator_states(self.fabric),
             "epoch": self.epoch,

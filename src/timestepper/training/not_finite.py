@@ -48,17 +48,17 @@ class Guard:
         gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
         return bool(get_total_norm(gradients).isfinite())
 
-    def first_not_finite(self, losses: list[Tensor]) -> int | None:
-        """Return which of the last losses is the first that isn't finite on all processes.
+    def finite(self, losses: list[Tensor]) -> Tensor:
+        """Tell of each of the last losses whether it is finite on all processes.
 
-        Where each step is looked at, there is none left.
+        Returns:
+            On the device, ``(n,)``: 1 for yes, less for no. Where each step is looked at, all are.
         """
-        if self.looks or not losses:
-            return None
+        if self.looks:
+            return losses[0].new_ones(len(losses))
         finite = self._fabric.all_reduce(torch.stack(losses).isfinite().double(), reduce_op="mean")
         assert isinstance(finite, Tensor)
-        wrong = (finite < 1).nonzero().flatten().tolist()
-        return wrong[0] if wrong else None
+        return finite
 
     @torch.no_grad()
     def undo_step(self) -> None:

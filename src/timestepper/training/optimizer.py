@@ -17,16 +17,34 @@ SETTINGS = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize
 def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.optim.SGD:
     """Build the optimizer over all parameters of a network on its device, controllers included."""
     settings = configuration.optimizer
-    on_cpu = next(network.parameters()).is_cpu
+    device = next(network.parameters()).device
+    on_cpu = device.type == "cpu"
     kind = ChannelsLastSGD if configuration.channels_last and on_cpu else torch.optim.SGD
     return kind(
         network.parameters(),
-        lr=settings.lr,
+        # A CUDA graph reads it from where it was.
+        lr=torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state for a checkpoint, which other devices load too."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -37,9 +55,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """
     own = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    lr = float(optimizer.param_groups[0]["lr"])  # The schedule's.
     for group, settings in zip(optimizer.param_groups, own, strict=True):
-        # The learning rate is the schedule's.
-        group.update({name: settings[name] for name in SETTINGS if name != "lr"})
+        group.update({name: settings[name] for name in SETTINGS})
+    set_learning_rate(optimizer, lr)
     for parameter, kept in optimizer.state.items():
         if kept.get("momentum_buffer") is not None:
             kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
