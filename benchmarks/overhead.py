@@ -7,7 +7,7 @@ the most memory that tensors take in a step; ``--output`` writes them as CSV wit
 The process keeps the memory it was given, see :func:`keep_memory`.
 
     python benchmarks/overhead.py --output results/overhead.csv
-    python benchmarks/overhead.py --compile --cases cifar_resnet20 cifar_resnet56
+    python benchmarks/overhead.py --compile --builds 1 --cases cifar_resnet20 cifar_resnet56
     python benchmarks/overhead.py --device cuda --capture
 """
 
@@ -45,8 +45,6 @@ PRECISIONS = ("float32", "bfloat16")
 AGAIN = "again"
 """A second plain network: how far its ratio is from 1 says how good the others are."""
 LITERAL = "literal"
-# Two copies of one network differ by a percent or so in speed: each is built that often.
-BUILDS = 8
 
 
 class LiteralController(nn.Module):
@@ -164,6 +162,7 @@ def measure(
     case: str,
     controllers: list[str],
     rounds: int,
+    builds: int,
     device: torch.device,
     *,
     bfloat16: bool,
@@ -176,13 +175,12 @@ def measure(
     memory_format = torch.channels_last if bfloat16 else torch.contiguous_format
     images = images.to(memory_format=memory_format)
     sides = ["plain", AGAIN, *controllers]
-    if not compiled:
+    if not compiled:  # Cells called one by one do not compile well.
         sides.append(LITERAL)
     orders = random.Random(0)
     timings: Timings | None = None
     memory: dict[str, float] = {}
-    # Compiling takes minutes, and cells called one by one do not compile well.
-    for build in range(1 if compiled else BUILDS):
+    for build in range(builds):
         plain = networks.create(name)
         steps = {}
         # What was built first may lie better in memory.
@@ -193,7 +191,7 @@ def measure(
             steps[side] = make_step(module, images, bfloat16=bfloat16, captured=captured)
             if build == 0 and not compiled and not captured:
                 memory[side] = peak_memory(steps[side], device) + parameter_bytes(network)
-        found = alternate(steps, rounds if compiled else -(-rounds // BUILDS))
+        found = alternate(steps, -(-rounds // builds))
         timings = found if timings is None else timings.and_then(found)
     assert timings is not None
     times = {side: timings.ratio(side, "plain") for side in steps}
@@ -219,6 +217,8 @@ def main() -> None:
     parser.add_argument("--controllers", nargs="+", default=["lstm", "lstm+"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--rounds", type=int, default=48, help="timed steps of each network")
+    # Two copies of one network differ by a percent or so in speed.
+    parser.add_argument("--builds", type=int, default=8, help="how often each network is built")
     parser.add_argument("--compile", action="store_true", help="all through torch.compile")
     parser.add_argument("--capture", action="store_true", help="steps as CUDA graphs")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -233,6 +233,7 @@ def main() -> None:
                 case,
                 options.controllers,
                 options.rounds,
+                options.builds,
                 options.device,
                 bfloat16=precision == "bfloat16",
                 compiled=options.compile,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from timestepper.data import DataSet
 from timestepper.speed.alternating import Timings, alternate
 from timestepper.training.build import build_data, build_fabric
+from timestepper.training.captured import CapturedStep
 from timestepper.training.configuration import Configuration, SteppingConfiguration
 from timestepper.training.folded import folded_copy
 from timestepper.training.loop import Trainer
@@ -127,11 +128,17 @@ def _work(trainer: Trainer, inputs: Tensor, labels: Tensor) -> Callable[[], None
     if trainer.configuration.channels_last:
         inputs = inputs.to(memory_format=torch.channels_last)
 
-    def step() -> None:
+    def work(inputs: Tensor, labels: Tensor) -> Tensor:
         loss = nn.functional.cross_entropy(trainer.module(inputs), labels)
         trainer.optimizer.zero_grad()
         trainer.fabric.backward(loss)
         trainer.optimizer.step()
+        return loss.detach()
+
+    run = work if trainer.captured is None else CapturedStep(work, work)
+
+    def step() -> None:
+        run(inputs, labels)
         _wait(inputs)
 
     return step

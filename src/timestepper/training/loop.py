@@ -5,49 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 
 from timestepper.data import DataSet
 from timestepper.stepping import evolution_time, explain, load_weights
-from timestepper.training.build import (
-    build_data,
-    build_fabric,
-    build_module,
-    build_network,
-    build_penalty,
-    captures_steps,
-)
-from timestepper.training.captured import CapturedStep
+from timestepper.training.build import build_data, build_fabric
 from timestepper.training.compatibility import ADDED, require_same_training, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
-from timestepper.training.evaluation import EVALUATION_BATCH, Meter, Scores, evaluate
+from timestepper.training.evaluation import EVALUATION_BATCH, Scores, evaluate
 from timestepper.training.events import Events
 from timestepper.training.explanations import explanation_columns, from_state, to_state
 from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
 from timestepper.training.looks import Look
-from timestepper.training.not_finite import Guard, stopped
-from timestepper.training.optimizer import (
-    build_optimizer,
-    load_optimizer,
-    optimizer_state,
-    set_learning_rate,
-)
+from timestepper.training.not_finite import stopped
+from timestepper.training.optimizer import load_optimizer, optimizer_state
 from timestepper.training.progress import TrainingProgress, last_line, say
 from timestepper.training.results import write_histories, write_report, write_results
 from timestepper.training.run import History, Run
 from timestepper.training.schedule import learning_rate
 from timestepper.training.step_history import extended
+from timestepper.training.steps import Steps
 from timestepper.training.sync_batch_norm import share_statistics
 from timestepper.training.trained import Trained
 
@@ -123,7 +108,7 @@ def _fit(trainer: Trainer, *, resume: bool, console: Console) -> Trained:
     return trained
 
 
-class Trainer:
+class Trainer(Steps):
     """A training: its parts, and how far it is.
 
     Args:
@@ -136,36 +121,16 @@ class Trainer:
     def __init__(
         self, run: Run, configuration: Configuration, images: DataSet, fabric: Fabric
     ) -> None:
+        super().__init__(configuration, images, fabric)
         self.run = run
-        self.configuration = configuration
         self.images = images
-        self.fabric = fabric
-        self.network = build_network(configuration, images).to(fabric.device)
-        decay = configuration.ema_decay
-        self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
-        self.penalty = build_penalty(configuration, self.network, images)
-        self.last_penalty: Tensor | None = None
-        self.guard = Guard(self.network, fabric, skip=configuration.optimizer.skip_not_finite)
         self.skipped = 0
-        optimizer = build_optimizer(configuration, self.network)
-        module = build_module(configuration, self.network, fabric)
-        self.module, self.optimizer = fabric.setup(module, optimizer)
-        self.captured: CapturedStep | None = None
-        if captures_steps(configuration, fabric):
-            self.captured = CapturedStep(partial(self._whole_step, self.module), self._other_step)
-        torch.manual_seed(configuration.seed + 1 + fabric.global_rank)
-        self.meter = Meter(fabric)
         self.epoch = 0
         self.batch = 0
         self.history: History = []
         self.step_history = extended({}, self.network)
         self.explanations = [explain(self.network)] if configuration.stepping.explain else []
         self.updates_per_epoch = len(self.batches(0))
-
-    @property
-    def trained(self) -> nn.Module:
-        """The network that is evaluated and folded: the averaged one where there is one."""
-        return self.network if self.ema is None else self.ema.module
 
     @property
     def updates(self) -> int:
@@ -252,61 +217,12 @@ class Trainer:
             )
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Make one optimizer step; return the batch's loss."""
+        """Make the next optimizer step; return the batch's loss."""
         lr = learning_rate(self.configuration, self.updates, self.updates_per_epoch)
-        set_learning_rate(self.optimizer, lr)
-        if self.configuration.channels_last:
-            inputs = inputs.to(memory_format=torch.channels_last)
-        if self.captured is not None:
-            loss = self.captured(inputs, labels)
-        else:
-            self.guard.begin_step()
-            outputs, losses, loss = self._gradients(self.module, inputs, labels)
-            if not self.guard.allows_step():
-                self._refuse_step(loss, inputs)
-                return loss
-            self._update(outputs, losses, labels)
-        if self.ema is not None:
-            self.ema.update(self.network)
+        loss, is_made = self.make_step(inputs, labels, lr)
+        if not is_made:
+            self._refuse_step(loss, inputs)
         return loss
-
-    def _gradients(
-        self, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Go forward and backward; return outputs, each image's loss, and their mean."""
-        weighted_penalty = self._weighted_penalty()
-        outputs = forward(inputs)
-        losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
-        loss = losses.mean()
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss if weighted_penalty is None else loss + weighted_penalty)
-        return outputs.detach(), losses.detach(), loss.detach()
-
-    def _update(self, outputs: Tensor, losses: Tensor, labels: Tensor) -> None:
-        self.optimizer.step()
-        self.meter.update(losses, outputs, labels)
-
-    def _whole_step(
-        self, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
-    ) -> Tensor:
-        """Do what of a step the host need not look at."""
-        outputs, losses, loss = self._gradients(forward, inputs, labels)
-        self._update(outputs, losses, labels)
-        return loss
-
-    def _other_step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Do the same with a batch of another size, for which it does not pay to compile."""
-        with self.fabric.autocast():
-            return self._whole_step(lambda images: self.network(images).float(), inputs, labels)
-
-    def _weighted_penalty(self) -> Tensor | None:
-        """Compute what this step adds to the loss, the same in each process."""
-        if self.penalty is None:
-            return None
-        share_statistics(self.network, self.fabric)
-        penalty = self.penalty()
-        self.last_penalty = penalty.detach()
-        return self.configuration.stability.strength * penalty
 
     def _refuse_step(self, loss: Tensor, inputs: Tensor) -> None:
         """Leave out a step whose gradients are not finite, or stop."""
