@@ -9,6 +9,7 @@ from torch import nn
 import timestepper
 from timestepper.controllers import CONTROLLERS, lstm_steps, lstm_triton
 from timestepper.networks import create
+from timestepper.stepping import average_triton
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICE = torch.device("cuda")
@@ -110,3 +111,26 @@ def test_recurrence(depth, hidden, dtype):
     expected += (lstm_steps.recurrence_backward(grad_h, of_before, *expected[1:]),)
     found += (lstm_triton.recurrence_backward(grad_h, of_before, *found[1:]),)
     assert_close(found, expected, 1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_averages(dtype, memory_format):
+    shapes = [(16, 16, 3, 3), (5, 3, 3, 3), (64, 100, 1, 1), (2048, 512, 1, 1), (7, 7, 7, 7)]
+    weights = [torch.randn(shape, dtype=dtype, device=DEVICE) for shape in shapes]
+    weights = [weight.to(memory_format=memory_format) for weight in weights]
+    weights.append(torch.randn(40, 70, dtype=dtype, device=DEVICE))
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-12
+
+    def expected():
+        return torch.cat([weight.mean(1).flatten() for weight in weights])
+
+    assert_close([average_triton.average(weights)], [expected()], tolerance)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = average_triton.average(weights)
+        assert average_triton.average([weights[0].clone()]) is None  # Its place is not known.
+    for weight in weights:
+        weight.normal_()
+    graph.replay()
+    assert_close([found], [expected()], tolerance)

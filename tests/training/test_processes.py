@@ -68,12 +68,12 @@ from pathlib import Path
 
 import torch
 from timestepper import data
-from timestepper.training import loop
+from timestepper.training import loop, steps
 from timestepper.training.build import build_fabric, build_network
 from timestepper.training.configuration import *
 from timestepper.training.run import Run
 
-loop.build_network = lambda *given: build_network(*given).double()
+steps.build_network = lambda *given: build_network(*given).double()
 plain = Configuration(
     network=NetworkConfiguration("cifar_resnet14"),
     accelerator="cpu",
@@ -85,7 +85,7 @@ found = []
 for controller in ("lstm", "lstm+"):
     configuration = replace(plain, stepping=SteppingConfiguration(controller))
     trainer = loop.Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
-    for step, (inputs, labels) in zip(range(4), trainer.batches(0)):
+    for _, (inputs, labels) in zip(range(4), trainer.batches(0)):
         trainer.step(inputs.double(), labels)
         gradients = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}
         found.append((gradients, {k: v.clone() for k, v in trainer.network.state_dict().items()}))

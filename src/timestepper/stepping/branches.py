@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.errors import FoldError, NoBranchError
+
+_HAS_TRITON = find_spec("triton") is not None
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules whose weights a controller reads: ``(out, in, *kernel)``."""
@@ -121,8 +125,32 @@ def average_weights(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
 
 
 def _average(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
-    averages = [weight.mean(1).flatten() for weight in weights]
-    return torch.cat(averages).view(len(weights) // per_branch, -1)
+    averages = None
+    if _fit_a_kernel(weights):
+        from timestepper.stepping import average_triton
+
+        compiling = torch.compiler.is_compiling()
+        run = average_triton.average_operator if compiling else average_triton.average
+        averages = run(list(weights))
+    if averages is None:
+        averages = torch.cat([weight.mean(1).flatten() for weight in weights])
+    return averages.view(len(weights) // per_branch, -1)
+
+
+def _fit_a_kernel(weights: Sequence[Tensor]) -> bool:
+    """Tell whether one kernel can average all of them, as far as can be told beforehand."""
+    first = weights[0]
+    return (
+        _HAS_TRITON
+        and first.is_cuda
+        and first.dtype in (torch.float32, torch.float64)
+        and all(weight.dtype == first.dtype for weight in weights)
+        and all(weight.device == first.device for weight in weights)
+        and (
+            torch.compiler.is_compiling()
+            or not (torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode())
+        )
+    )
 
 
 class _AverageWeights(torch.autograd.Function):
@@ -146,11 +174,24 @@ class _AverageWeights(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Spread each average's gradient evenly over the input dimension."""
-        grad: Tensor = grad_outputs[0].reshape(-1)
         shapes: list[torch.Size] = ctx.shapes  # type: ignore[attr-defined]
-        pieces = grad.split([shape.numel() // shape[1] for shape in shapes])
-        grads = [
-            (piece / shape[1]).view(shape[0], 1, *shape[2:]).expand(shape)
-            for piece, shape in zip(pieces, shapes, strict=True)
-        ]
+        alike: list[list[torch.Size]] = []
+        for shape in shapes:
+            if not alike or alike[-1][0][1] != shape[1]:
+                alike.append([])
+            alike[-1].append(shape)
+        grad: Tensor = grad_outputs[0].reshape(-1)
+        parts = grad.split([sum(map(_averages, run)) for run in alike])
+        grads: list[Tensor] = []
+        for part, run in zip(parts, alike, strict=True):
+            # One division for all: on a GPU each is a launch.
+            pieces = (part / run[0][1]).split([_averages(shape) for shape in run])
+            grads += [
+                piece.view(shape[0], 1, *shape[2:]).expand(shape)
+                for piece, shape in zip(pieces, run, strict=True)
+            ]
         return None, *grads
+
+
+def _averages(shape: torch.Size) -> int:
+    return shape.numel() // shape[1]
