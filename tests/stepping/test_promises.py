@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import timestepper
 from timestepper.errors import AttachedError, StateError
-from timestepper.stepping.stages import HOOKS
+from timestepper.stepping.hooks import HOOKS
 
 
 @pytest.fixture(params=["lstm", "lstm+"])

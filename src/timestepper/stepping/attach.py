@@ -27,15 +27,8 @@ from timestepper.stepping.branches import (
 from timestepper.stepping.check import check_network
 from timestepper.stepping.factors import channels_of, factors_of
 from timestepper.stepping.find import ExampleInput, find_branches
-from timestepper.stepping.stages import (
-    HOOKS,
-    EndPass,
-    EnterBranchEnd,
-    LeaveBranchEnd,
-    StartPass,
-    TimeStepping,
-    module_name,
-)
+from timestepper.stepping.hooks import HOOKS, EndPass, EnterBranchEnd, LeaveBranchEnd, StartPass
+from timestepper.stepping.stages import TimeStepping, module_name
 from timestepper.stepping.verify import require_reached
 
 PRESERVE_ROUNDS = 100

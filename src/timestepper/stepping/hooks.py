@@ -1,0 +1,124 @@
+"""What attaching hangs on modules: step sizes before a pass, products in it, order after it.
+
+Hooks are objects, not closures, so that a copy of the network gets hooks that refer to the copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from timestepper.errors import AttachedError
+from timestepper.stepping.stages import Stage, TimeStepping
+
+
+class StartPass:
+    """Hook before the network's forward: compute the step sizes once for the whole network."""
+
+    def __call__(self, network: nn.Module, inputs: Any) -> None:
+        """Prepare every stage.
+
+        Raises:
+            AttachedError: the network is a copy that ``nn.DataParallel`` made for this pass.
+        """
+        if getattr(network, "_is_replica", False):
+            raise AttachedError(
+                "nn.DataParallel runs copies that step sizes do not reach: use "
+                "DistributedDataParallel"
+            )
+        stepping = network.time_stepping
+        if not isinstance(stepping, TimeStepping):
+            raise AttachedError(
+                "time_stepping, the network's last child, was replaced: fold before adding to a "
+                "Sequential network's end"
+            )
+        stepping.require_own_controllers()
+        beside = _beside()
+        for stage in stepping.stages:
+            if beside is None:
+                stage.prepare()
+            else:
+                stage.prepare_beside(beside)
+        stepping.inside_forward = True
+
+
+def _beside() -> torch.cuda.Stream | None:
+    """Fork a stream off for the controllers while a CUDA graph is captured.
+
+    There they run beside the layers before a stage. Launched one by one they would not: what it
+    takes to launch them comes first then, and more of it.
+    """
+    if torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+        return None
+    if not torch.cuda.is_current_stream_capturing():
+        return None
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    return stream
+
+
+class EndPass:
+    """Hook after the network's forward, also where it failed."""
+
+    def __call__(self, network: nn.Module, inputs: Any, output: Any) -> None:
+        """From here on, calls of parts of the network have to look after themselves.
+
+        Raises:
+            AttachedError: step sizes were not used, because a block was replaced.
+        """
+        stepping = network.time_stepping
+        if not isinstance(stepping, TimeStepping):
+            return  # StartPass has said so.
+        stepping.inside_forward = False
+        if torch.compiler.is_compiling():
+            return
+        for stage in stepping.stages:
+            stage.join()
+        if output is None:
+            return
+        for stage in stepping.stages:
+            # A network may leave branches out (stochastic depth).
+            if not stage.used >= stage.users:
+                stage.require_inside(network)
+
+
+class EnterBranchEnd:
+    """Hook before a module that uses a stage's factors: let it run with the products instead.
+
+    An attribute in the owner's ``__dict__`` is found before its registered parameter of the same
+    name, which stays where it is.
+    """
+
+    def __init__(self, stepping: TimeStepping, stage: Stage, inside: str) -> None:
+        self.stepping = stepping
+        self.stage = stage
+        self.inside = inside
+        self.factors = [
+            (place, factor.module, factor.name)
+            for place, factor in enumerate(stage.factors)
+            if factor.inside == inside
+        ]
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        """Cover the parameters."""
+        products = self.stage.products_for(self.inside, whole_pass=self.stepping.inside_forward)
+        for place, owner, name in self.factors:
+            owner.__dict__[name] = products[place]
+
+
+class LeaveBranchEnd:
+    """Hook after such a module, also where it failed: uncover the parameters."""
+
+    def __init__(self, enter: EnterBranchEnd) -> None:
+        self.enter = enter
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Remove what :class:`EnterBranchEnd` put there."""
+        for _, owner, name in self.enter.factors:
+            owner.__dict__.pop(name, None)
+
+
+HOOKS = (StartPass, EndPass, EnterBranchEnd, LeaveBranchEnd)
+"""Everything that attaching hangs on modules, so that folding knows what to take away."""
