@@ -115,7 +115,7 @@ def make_step(
         optimizer.step()
         return loss.detach()
 
-    run = CapturedStep(step, step) if captured else step
+    run = CapturedStep(step, step, len(images)) if captured else step
 
     def run_and_wait() -> None:
         run(images, labels)

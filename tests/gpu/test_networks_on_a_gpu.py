@@ -17,7 +17,7 @@ DEVICE = torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def no_tf32():
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 

@@ -116,7 +116,8 @@ def recurrence(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, 
     h, cells = (from_inputs.new_empty(depth, hidden) for _ in range(2))
     block = triton.next_power_of_2(hidden)
     arguments = from_inputs.contiguous(), of_before.contiguous(), h, gates, cells
-    _forward[(1,)](*arguments, depth, hidden, BLOCK=block, CHUNK=CHUNK)
+    with torch.cuda.device_of(h):
+        _forward[(1,)](*arguments, depth, hidden, BLOCK=block, CHUNK=CHUNK)
     return h, gates, cells
 
 
@@ -126,7 +127,8 @@ def recurrence_backward(grad_h: Tensor, of_before: Tensor, gates: Tensor, cells:
     grad_gates = torch.empty_like(gates)
     block = triton.next_power_of_2(hidden)
     arguments = grad_h.contiguous(), of_before.contiguous(), gates, cells, grad_gates
-    _backward[(1,)](*arguments, depth, hidden, BLOCK=block, CHUNK=CHUNK)
+    with torch.cuda.device_of(cells):
+        _backward[(1,)](*arguments, depth, hidden, BLOCK=block, CHUNK=CHUNK)
     return grad_gates
 
 

@@ -135,7 +135,7 @@ def _work(trainer: Trainer, inputs: Tensor, labels: Tensor) -> Callable[[], None
         trainer.optimizer.step()
         return loss.detach()
 
-    run = work if trainer.captured is None else CapturedStep(work, work)
+    run = work if trainer.captured is None else CapturedStep(work, work, len(inputs))
 
     def step() -> None:
         run(inputs, labels)

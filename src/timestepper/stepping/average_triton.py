@@ -66,17 +66,17 @@ _in_graphs: list[Tensor] = []
 """CUDA graphs read their tables wherever they were, so that these are kept."""
 
 
-def _table(rows: Rows, device: torch.device) -> Tensor | None:
+def _table(rows: Rows, device: torch.device, *, only_known: bool) -> Tensor | None:
     """Bring the weights' places to the GPU, once.
 
     Returns:
-        int64 ``(weights, 8)``; None for new weights while a CUDA graph is captured, which can't
-        wait for a copy from the host.
+        int64 ``(weights, 8)``; None for new weights if told so, or while a CUDA graph is captured,
+        which can't wait for a copy from the host.
     """
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     table = _recent.pop((rows, device), None)
     if table is None:
-        if capturing:
+        if capturing or only_known:
             return None
         table = torch.tensor(rows, device=device)
         if len(_recent) == KEPT:
@@ -87,11 +87,12 @@ def _table(rows: Rows, device: torch.device) -> Tensor | None:
     return table
 
 
-def average(weights: Sequence[Tensor]) -> Tensor | None:
+def average(weights: Sequence[Tensor], *, only_known: bool = False) -> Tensor | None:
     """Average each weight over its inputs, one behind the other.
 
     Args:
         weights: ``(out, in, *kernel)``, all of one dtype on one device.
+        only_known: only weights that were averaged before.
 
     Returns:
         The concatenation of ``weight.mean(1).flatten()``, or None where the kernel can't: for some
@@ -106,19 +107,23 @@ def average(weights: Sequence[Tensor]) -> Tensor | None:
         rows.append((weight.data_ptr(), *where, at))
         at += where[0]
         most = max(most, where[0])
-    table = _table(tuple(rows), weights[0].device)
-    if table is None:
-        return None
-    result = weights[0].new_empty(at)
-    grid = len(rows), triton.cdiv(most, AVERAGES)
-    _average[grid](table, result, AVERAGES=AVERAGES, INPUTS=INPUTS)
+    with torch.cuda.device_of(weights[0]):
+        table = _table(tuple(rows), weights[0].device, only_known=only_known)
+        if table is None:
+            return None
+        result = weights[0].new_empty(at)
+        grid = len(rows), triton.cdiv(most, AVERAGES)
+        _average[grid](table, result, AVERAGES=AVERAGES, INPUTS=INPUTS)
     return result
 
 
 @torch.library.custom_op("timestepper::average_weights", mutates_args=())
 def average_operator(weights: list[Tensor]) -> Tensor:
-    """Run :func:`average` as one operator, into which torch.compile does not look."""
-    averages = average(weights)
+    """Run :func:`average` as one operator, into which torch.compile does not look.
+
+    It makes no table: where torch.compile makes CUDA graphs, what is made must not be kept.
+    """
+    averages = average(weights, only_known=True)
     if averages is None:
         return torch.cat([weight.mean(1).flatten() for weight in weights])
     return averages

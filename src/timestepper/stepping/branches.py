@@ -144,6 +144,7 @@ def _fit_a_kernel(weights: Sequence[Tensor]) -> bool:
         _HAS_TRITON
         and first.is_cuda
         and first.dtype in (torch.float32, torch.float64)
+        and all(type(weight) in (Tensor, nn.Parameter) for weight in weights)
         and all(weight.dtype == first.dtype for weight in weights)
         and all(weight.device == first.device for weight in weights)
         and (

@@ -5,6 +5,7 @@ Hooks are objects, not closures, so that a copy of the network gets hooks that r
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class StartPass:
                 "Sequential network's end"
             )
         stepping.require_own_controllers()
-        beside = _beside()
+        beside = _beside(network)
         for stage in stepping.stages:
             if beside is None:
                 stage.prepare()
@@ -44,7 +45,7 @@ class StartPass:
         stepping.inside_forward = True
 
 
-def _beside() -> torch.cuda.Stream | None:
+def _beside(network: nn.Module) -> torch.cuda.Stream | None:
     """Fork a stream off for the controllers while a CUDA graph is captured.
 
     There they run beside the layers before a stage. Launched one by one they would not: what it
@@ -52,11 +53,28 @@ def _beside() -> torch.cuda.Stream | None:
     """
     if torch.compiler.is_compiling() or not torch.cuda.is_initialized():
         return None
-    if not torch.cuda.is_current_stream_capturing():
+    device = next(network.parameters()).device
+    if device.type != "cuda":
         return None
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.device(device):
+        if not torch.cuda.is_current_stream_capturing():
+            return None
+    # What is compiled can't wait for the stream.
+    if any(_is_compiled(module) for module in network.modules()):
+        return None
+    stream = _controllers_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
     return stream
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    compiled = isinstance(module, torch._dynamo.OptimizedModule)
+    return compiled or module._compiled_call_impl is not None
+
+
+@cache
+def _controllers_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class EndPass:
@@ -72,15 +90,15 @@ class EndPass:
         if not isinstance(stepping, TimeStepping):
             return  # StartPass has said so.
         stepping.inside_forward = False
-        if torch.compiler.is_compiling():
-            return
+        compiling = torch.compiler.is_compiling()
         for stage in stepping.stages:
+            if compiling:
+                # Kept, they would keep nodes of autograd, bound to a stream, for the next pass.
+                stage.forget()
+                continue
             stage.join()
-        if output is None:
-            return
-        for stage in stepping.stages:
             # A network may leave branches out (stochastic depth).
-            if not stage.used >= stage.users:
+            if output is not None and not stage.used >= stage.users:
                 stage.require_inside(network)
 
 

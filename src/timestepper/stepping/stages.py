@@ -141,7 +141,7 @@ class Stage:
     def join(self) -> None:
         """Wait for what runs beside, if anything does."""
         if self.ready is not None:
-            torch.cuda.current_stream().wait_event(self.ready)
+            torch.cuda.current_stream(self.factors[0].parameter.device).wait_event(self.ready)
             self.ready = None
 
     def _require_places(self) -> None:
@@ -197,7 +197,9 @@ class Stage:
         if torch.compiler.is_compiling():
             if self.products is None or not whole_pass:
                 self.prepare()
-        elif torch._C._current_graph_task_id() != -1:
+            return self._use(inside)
+        self.join()
+        if torch._C._current_graph_task_id() != -1:
             # Activation checkpointing runs the branch again inside backward: it must see the
             # tensors of the pass before. Only where that pass recorded no gradient (the
             # reentrant kind) a graph of its own is needed.
@@ -211,8 +213,9 @@ class Stage:
                     self.prepare()
                 self.key = key
                 self._end_part_in_backward()
-        else:
-            self.join()
+        return self._use(inside)
+
+    def _use(self, inside: str) -> list[Tensor]:
         assert self.products is not None
         self.used.add(inside)
         self.used_without_grad |= not torch.is_grad_enabled()

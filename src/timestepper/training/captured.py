@@ -11,62 +11,75 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from timestepper.errors import ConfigurationError
+
 WARM_UP = 3
-"""Steps of one shape before it is captured: they compile, and make the optimizer's state."""
+"""Steps before one is captured: they compile, and make the optimizer's state."""
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""From images and labels to the loss."""
 
 
 class CapturedStep:
-    """Runs steps as they are until some had the same shape, then captures one and replays it.
+    """Runs the first full batches as they are, then captures a step and replays it.
 
-    Batches of another shape, an epoch's last one, run without the graph. So that all happens in
-    one memory, a step may change tensors in place only, and return one that it makes.
+    What a step changes it has to change in place, as the graph knows tensors by their addresses.
 
     Args:
-        step: from images and labels to the loss.
-        other: the same for batches of another shape.
+        step: makes a step.
+        other: the same for batches of another size, an epoch's last one, which run without the
+            graph.
+        batch_size: images of a full batch.
     """
 
-    def __init__(
-        self, step: Callable[[Tensor, Tensor], Tensor], other: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
+    def __init__(self, step: Step, other: Step, batch_size: int) -> None:
         self._step = step
         self._other = other
-        self._shape: torch.Size | None = None
+        self._batch_size = batch_size
         self._done = 0
+        # Always the same one: what autograd keeps from a step to the next is bound to its stream.
+        self._stream = torch.cuda.Stream()
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Make a step; return its loss."""
-        if images.shape != self._shape:
-            if self._graph is not None:
-                return self._other(images, labels)
-            self._shape, self._done = images.shape, 0
-        if self._graph is None and self._done < WARM_UP:
+        """Make a step; return its loss.
+
+        Raises:
+            ConfigurationError: the step can't be captured.
+        """
+        if len(images) != self._batch_size:
+            return self._beside(self._other, images, labels)
+        if self._done < WARM_UP:
             self._done += 1
-            return self._beside(images, labels)
+            return self._beside(self._step, images, labels)
         if self._graph is None:
-            self._capture(images, labels)
+            self._graph = self._capture(images, labels)
         else:
             self._images.copy_(images)
             self._labels.copy_(labels)
-        assert self._graph is not None
         self._graph.replay()
         return self._loss.clone()
 
-    def _beside(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Run a step on a stream of its own, as torch asks for before a capture."""
-        here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
-            loss = self._step(images, labels)
-        here.wait_stream(beside)
+    def _beside(self, step: Step, images: Tensor, labels: Tensor) -> Tensor:
+        """Run a step on the stream on which it is captured."""
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            loss = step(images, labels)
+        here.wait_stream(self._stream)
         return loss
 
-    def _capture(self, images: Tensor, labels: Tensor) -> None:
+    def _capture(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         """Record a step without running it."""
         self._images, self._labels = images.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
-        # Threads that read images may meanwhile take memory of their own.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._loss = self._step(self._images, self._labels)
-        self._graph = graph
+        try:
+            # Threads that read images may meanwhile take memory of their own.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._loss = self._step(self._images, self._labels)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigurationError(
+                f"a step of this network can't run as a CUDA graph ({reason}); set compile to false"
+            ) from error
+        return graph

@@ -88,10 +88,11 @@ class Meter:
         return state
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Go on from a state; the first process takes all of it."""
+        """Go on from a state, of any device; the first process takes all of it."""
         if self._first:
             for name, metric in self._metrics.items():
-                metric.load_state_dict(state[name])
+                for key, value in state[name].items():
+                    getattr(metric, key).copy_(value)
 
 
 @torch.no_grad()

@@ -20,10 +20,12 @@ def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.o
     device = next(network.parameters()).device
     on_cpu = device.type == "cpu"
     kind = ChannelsLastSGD if configuration.channels_last and on_cpu else torch.optim.SGD
+    lr: float | Tensor = settings.lr
+    if device.type == "cuda":  # A CUDA graph reads it from where it is.
+        lr = torch.full((), lr, dtype=torch.float32, device=device)
     return kind(
         network.parameters(),
-        # A CUDA graph reads it from where it was.
-        lr=torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr,
+        lr=lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,

@@ -43,8 +43,8 @@ class Steps:
         self.module, self.optimizer = fabric.setup(module, optimizer)
         self.captured: CapturedStep | None = None
         if captures_steps(configuration, fabric):
-            whole = partial(self._whole_step, self.module)
-            self.captured = CapturedStep(whole, partial(self._whole_step, self._forward))
+            whole, plain = (partial(self._whole_step, f) for f in (self.module, self._forward))
+            self.captured = CapturedStep(whole, plain, configuration.batch_size)
         torch.manual_seed(configuration.seed + 1 + fabric.global_rank)
         self.meter = Meter(fabric)
 
