@@ -10,6 +10,7 @@ import timestepper
 from timestepper.controllers import CONTROLLERS, lstm_steps, lstm_triton
 from timestepper.networks import create
 from timestepper.stepping import average_triton
+from timestepper.stepping.branches import average_weights, in_turn
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICE = torch.device("cuda")
@@ -113,24 +114,67 @@ def test_recurrence(depth, hidden, dtype):
     assert_close(found, expected, 1e-5 if dtype == torch.float32 else 1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+SHAPES = [
+    (16, 16, 3, 3),
+    (2048, 512, 1, 1),
+    (512, 512, 3, 3),
+    (5, 130),
+    (3, 70, 5),
+    (2, 3, 2, 3, 4),
+]
+
+
+def make_weights(dtype, memory_format):
+    weights = [torch.randn(shape, dtype=dtype, device=DEVICE) for shape in SHAPES]
+    return [w.to(memory_format=memory_format) if w.ndim == 4 else w for w in weights]
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_averages(dtype, memory_format):
-    shapes = [(16, 16, 3, 3), (5, 3, 3, 3), (64, 100, 1, 1), (2048, 512, 1, 1), (7, 7, 7, 7)]
-    weights = [torch.randn(shape, dtype=dtype, device=DEVICE) for shape in shapes]
-    weights = [weight.to(memory_format=memory_format) for weight in weights]
-    weights.append(torch.randn(40, 70, dtype=dtype, device=DEVICE))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_averages(dtype, memory_format, monkeypatch):
+    weights = make_weights(dtype, memory_format)
+    expected = in_turn(weights)
+    monkeypatch.setattr(average_triton, "in_turn", None)  # The kernel has to be used.
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
+    assert_close([average_weights(len(weights), weights)[0]], [expected], tolerance)
 
-    def expected():
-        return torch.cat([weight.mean(1).flatten() for weight in weights])
 
-    assert_close([average_triton.average(weights)], [expected()], tolerance)
+@pytest.mark.parametrize("known", [True, False])
+def test_captured_averages(known, monkeypatch):
+    """With a table that an earlier pass has made, and without one."""
+    average_triton._tables.clear()
+    weights = make_weights(torch.float64, torch.channels_last)
+    if known:
+        average_triton.average(weights)
+        monkeypatch.setattr(average_triton, "in_turn", None)
+    else:
+        in_turn(weights)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = average_triton.average(weights)
-        assert average_triton.average([weights[0].clone()]) is None  # Its place is not known.
+        found = average_weights(len(weights), weights)
+    average_triton._tables.clear()
     for weight in weights:
         weight.normal_()
     graph.replay()
-    assert_close([found], [expected()], tolerance)
+    assert_close([found[0]], [in_turn(weights)], 1e-12)
+
+
+def test_compiled_averages_are_captured(monkeypatch):
+    class Averages(nn.Module):
+        def __init__(self, weights):
+            super().__init__()
+            self.weights = nn.ParameterList(weights)
+
+        def forward(self):
+            return average_weights(len(self.weights), list(self.weights))
+
+    module = Averages(make_weights(torch.float64, torch.contiguous_format))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, mode="reduce-overhead", fullgraph=True)
+    monkeypatch.setattr(average_triton, "in_turn", None)
+    with torch.no_grad():
+        for _ in range(4):  # Warms up, captures and replays.
+            found = compiled()[0].clone()
+            assert_close([found], [in_turn(list(module.weights))], 1e-12)
+            for weight in module.weights:
+                weight.normal_()

@@ -1,4 +1,4 @@
-"""The kernel that averages a stage's weights on GPUs, interpreted on the CPU."""
+"""The kernel that averages a stage's weights on a GPU, interpreted on the CPU."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-def test_the_kernel_computes_what_torch_does():
+def test_kernel_computes_what_torch_does():
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("interpreted_averages.py"))],

@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import timestepper
 from timestepper.errors import AttachedError, FoldError, NoBranchError, StateError
@@ -204,6 +205,21 @@ def test_average_weights_and_its_gradient():
     inputs = [weight.requires_grad_() for weight in weights]
     assert torch.autograd.gradcheck(lambda *w: average_weights(2, w), inputs)
     assert torch.autograd.gradgradcheck(lambda *w: average_weights(2, w).exp(), inputs)
+
+
+def test_gradients_of_averages_are_divided_together():
+    class Divisions(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten.div.Tensor
+            return func(*args, **(kwargs or {}))
+
+    weights = [torch.randn(4, inputs, 3, 3, requires_grad=True) for inputs in (3, 5) * 4]
+    averages = average_weights(2, weights)
+    with Divisions() as divisions:
+        averages.sum().backward()
+    assert divisions.count == 2
 
 
 def sequential(*modules):

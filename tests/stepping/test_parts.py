@@ -88,6 +88,15 @@ def test_compiled_without_gradients(depth):
         torch.testing.assert_close(compiled(images), network(images))
 
 
+def test_a_compiled_pass_leaves_nothing_of_autograd_behind():
+    network = timestepper.attach(HomeMade(), "lstm")
+    images = torch.randn(2, 3, 8, 8)
+    expected = network(images)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), expected)
+    assert [stage.products for stage in network.time_stepping.stages] == [None]
+
+
 def test_folds_after_an_interrupted_pass(network, features):
     def interrupt(module, inputs, output):
         raise KeyboardInterrupt

@@ -45,6 +45,24 @@ def test_meter_against_the_formulas(fabric, batches):
     assert scores.accuracy == right / 135
 
 
+def test_meters_keep_their_tensors(fabric, batches):
+    """Those of the device, to which CUDA graphs add; checkpoints are on the CPU."""
+    meter, other = Meter(fabric), Meter(fabric)
+    tensors = [metric.mean_value for metric in meter._metrics.values()]
+    update(other, *batches[0])
+    meter.load_state_dict(other.state_dict())
+    for one in (meter, other):
+        update(one, *batches[1])
+    assert meter.compute() == other.compute()
+    meter.clear()
+    update(meter, *batches[1])
+    other.clear()
+    update(other, *batches[1])
+    assert meter.compute() == other.compute()
+    kept = [metric.mean_value for metric in meter._metrics.values()]
+    assert all(one is before for one, before in zip(kept, tensors, strict=True))
+
+
 def test_equal_differences_between_networks_are_equal(fabric):
     """To the last digits of float64, or a test over seeds would find them significant."""
 

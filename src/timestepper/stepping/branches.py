@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.errors import FoldError, NoBranchError
-
-_HAS_TRITON = find_spec("triton") is not None
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules whose weights a controller reads: ``(out, in, *kernel)``."""
@@ -124,34 +123,47 @@ def average_weights(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
     return _average(per_branch, weights)
 
 
-def _average(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
-    averages = None
-    if _fit_a_kernel(weights):
-        from timestepper.stepping import average_triton
-
-        compiling = torch.compiler.is_compiling()
-        run = average_triton.average_operator if compiling else average_triton.average
-        averages = run(list(weights))
-    if averages is None:
-        averages = torch.cat([weight.mean(1).flatten() for weight in weights])
-    return averages.view(len(weights) // per_branch, -1)
+GPU = "cuda"
+"""The type of the devices that average with a kernel."""
+PLAIN = (Tensor, nn.Parameter)
+_HAS_TRITON = find_spec("triton") is not None
 
 
 def _fit_a_kernel(weights: Sequence[Tensor]) -> bool:
-    """Tell whether one kernel can average all of them, as far as can be told beforehand."""
+    """Tell whether all lie at an address of one GPU, and nothing has to see torch's operations."""
     first = weights[0]
     return (
-        _HAS_TRITON
-        and first.is_cuda
+        first.device.type == GPU
         and first.dtype in (torch.float32, torch.float64)
-        and all(type(weight) in (Tensor, nn.Parameter) for weight in weights)
-        and all(weight.dtype == first.dtype for weight in weights)
-        and all(weight.device == first.device for weight in weights)
-        and (
-            torch.compiler.is_compiling()
-            or not (torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode())
+        and _HAS_TRITON
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and (torch.compiler.is_compiling() or not is_in_torch_dispatch_mode())
+        and all(
+            type(weight) in PLAIN and weight.device == first.device and weight.dtype == first.dtype
+            for weight in weights
         )
     )
+
+
+def in_turn(weights: Sequence[Tensor]) -> Tensor:
+    """Average ``weights`` (out, in, *kernel), one behind the other, in torch's operations."""
+    return torch.cat([weight.mean(1).flatten() for weight in weights])
+
+
+def _average(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
+    averages = _by_a_kernel(weights) if _fit_a_kernel(weights) else in_turn(weights)
+    return averages.view(len(weights) // per_branch, -1)
+
+
+def _by_a_kernel(weights: Sequence[Tensor]) -> Tensor:
+    """Import what there is for GPUs only where it is used: it takes Triton and time."""
+    from timestepper.stepping import average_triton
+
+    if torch.compiler.is_compiling():
+        averages: Tensor = average_triton.average_operator(list(weights))
+        return averages
+    return average_triton.average(weights)
 
 
 class _AverageWeights(torch.autograd.Function):
@@ -175,24 +187,13 @@ class _AverageWeights(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Spread each average's gradient evenly over the input dimension."""
-        shapes: list[torch.Size] = ctx.shapes  # type: ignore[attr-defined]
-        alike: list[list[torch.Size]] = []
-        for shape in shapes:
-            if not alike or alike[-1][0][1] != shape[1]:
-                alike.append([])
-            alike[-1].append(shape)
         grad: Tensor = grad_outputs[0].reshape(-1)
-        parts = grad.split([sum(map(_averages, run)) for run in alike])
-        grads: list[Tensor] = []
-        for part, run in zip(parts, alike, strict=True):
-            # One division for all: on a GPU each is a launch.
-            pieces = (part / run[0][1]).split([_averages(shape) for shape in run])
-            grads += [
-                piece.view(shape[0], 1, *shape[2:]).expand(shape)
-                for piece, shape in zip(pieces, run, strict=True)
-            ]
+        shapes: list[torch.Size] = ctx.shapes  # type: ignore[attr-defined]
+        lengths = [shape.numel() // shape[1] for shape in shapes]
+        # A stage's weights have a few numbers of inputs: divide all by each, not each by its own.
+        divided = {inputs: (grad / inputs).split(lengths) for inputs in {s[1] for s in shapes}}
+        grads = [
+            divided[shape[1]][n].view(shape[0], 1, *shape[2:]).expand(shape)
+            for n, shape in enumerate(shapes)
+        ]
         return None, *grads
-
-
-def _averages(shape: torch.Size) -> int:
-    return shape.numel() // shape[1]

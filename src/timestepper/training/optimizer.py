@@ -22,7 +22,7 @@ def build_optimizer(configuration: Configuration, network: nn.Module) -> torch.o
     kind = ChannelsLastSGD if configuration.channels_last and on_cpu else torch.optim.SGD
     lr: float | Tensor = settings.lr
     if device.type == "cuda":  # A CUDA graph reads it from where it is.
-        lr = torch.full((), lr, dtype=torch.float32, device=device)
+        lr = torch.tensor(settings.lr, dtype=torch.float32, device=device)
     return kind(
         network.parameters(),
         lr=lr,
