@@ -7,7 +7,7 @@ import torch
 from timestepper.data import DataSet, load
 from timestepper.data.crop_flip import CropFlip
 from timestepper.data.dataset import statistics
-from timestepper.data.splits import MemorySplit
+from timestepper.data.splits import AT_ONCE, MemorySplit
 from timestepper.errors import ConfigurationError
 
 CPU = torch.device("cpu")
@@ -52,6 +52,15 @@ def test_statistics_against_numpy():
 
 def test_statistics_of_a_constant_channel():
     assert statistics(torch.full((4, 1, 2, 2), 51, dtype=torch.uint8)) == ((0.2,), (1.0,))
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 100])
+def test_batches_made_ready_together_are_the_same(data, batches, monkeypatch):
+    """As on a GPU; the last one is smaller."""
+    made = [data.batches(split, 7, device=CPU, start=1) for split in ("train", "test")]
+    expected = [[(x.clone(), y) for x, y in one] for one in made]
+    monkeypatch.setitem(AT_ONCE, "cpu", batches * 7 * 3 * 8 * 8)
+    assert all(same(one, other) for one, other in zip(made, expected, strict=True))
 
 
 def test_normalisation(data):
