@@ -133,10 +133,15 @@ def along(runs: Sequence[Run], steps: Tensor) -> Tensor:
     """
     flat = steps.reshape(-1)
     pieces = [
-        flat.new_ones(length) if start is None else flat[start : start + length]
+        flat.new_ones(length) if start is None else _part(flat, start, length)
         for start, length in runs
     ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _part(flat: Tensor, start: int, length: int) -> Tensor:
+    # The gradient of a slice is written into zeros, even where it is all there is.
+    return flat if length == len(flat) else flat[start : start + length]
 
 
 def merged(runs: Sequence[Run]) -> list[Run]:
