@@ -88,6 +88,24 @@ def test_operator_that_is_zero():
     assert constant.eigenvalues(2, shift=1.0) == pytest.approx([1, 1])
 
 
+def test_products_whose_squares_pass_float32():
+    """In float32, Jᵀ(Jv) of an operator of norm 1e20 is infinite."""
+    function = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    function.weight.data *= 1e20
+    example = torch.zeros(1, 3, 6, 6)
+    expected = norm(matrix(function, example))
+    found = Jacobian(function.float(), example.float()).spectral_norm()
+    assert found == pytest.approx(expected, rel=1e-6)
+    few = Jacobian(lambda x: 1e20 * x, torch.zeros(20, dtype=torch.float32)).spectral_norm()
+    assert few == pytest.approx(1e20, rel=1e-6)
+
+
+def test_functions_without_a_second_derivative():
+    operator = Jacobian(nn.Hardsigmoid(), torch.zeros(20))
+    with pytest.raises(StabilityError, match="can't be computed: derivative for aten::hard"):
+        operator.spectral_norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dense_spectrum(dtype):
     """Thousands of singular values lie next to the largest, as of a scale for each position."""

@@ -1,7 +1,10 @@
 """The steps of a network, and its pass repeated in parts."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+from dense_matrices import jacobian, norm
 from torch import nn
 from torchvision.models import resnet18
 
@@ -9,6 +12,7 @@ import timestepper
 from timestepper.errors import StabilityError
 from timestepper.networks import create
 from timestepper.stability import unroll
+from timestepper.stability.operators import Jacobian
 from timestepper.stability.unrolled import unstepped
 from timestepper.stepping import Branch
 
@@ -120,6 +124,22 @@ def test_parallel_branches_start_at_the_state_they_share():
         assert torch.equal(values[step.start], network[0](images))
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_jacobians_of_hardsigmoid(inplace):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Block(4))
+    network[1].body[1] = nn.Hardsigmoid(inplace)
+    network.eval()
+    images = 4 * torch.randn(1, 3, 6, 6)
+    unrolled = unroll(network, images)
+    (step,) = unrolled.steps
+    values = unrolled.evaluate(images)
+    function = unrolled.function(values, step.start, step.end)
+    body = deepcopy(network[1].body)
+    body[1] = nn.Hardsigmoid()
+    expected = norm(jacobian(body, values[step.start]))
+    assert Jacobian(function, values[step.start]).spectral_norm() == pytest.approx(expected)
+
+
 class Writes(nn.Module):
     def __init__(self):
         super().__init__()
@@ -157,6 +177,9 @@ def test_refusals():
     images = torch.randn(1, 3, 8, 8)
     network = nn.Sequential(Block(3), nn.Flatten(), nn.Linear(192, 2))
     with pytest.raises(StabilityError, match=r"training mode.*call network.eval\(\) first"):
+        unroll(network, images)
+    network.eval()[0].body.train()
+    with pytest.raises(StabilityError, match=r"^0\.body is in training mode"):
         unroll(network, images)
     network.eval()
     with pytest.raises(StabilityError, match=r"has shape \(1, 3, 9, 9\).*\(1, 3, 8, 8\)"):

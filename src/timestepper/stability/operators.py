@@ -37,6 +37,9 @@ class Jacobian:
 
     Attributes:
         shape: numbers that come out and go in.
+
+    Raises:
+        StabilityError: here or later, the function is not twice differentiable.
     """
 
     def __init__(self, function: Function, point: Tensor, tolerance: float | None = None) -> None:
@@ -53,25 +56,41 @@ class Jacobian:
 
     def forward_product(self, vector: Vector) -> Vector:
         """Multiply: J·v, float64 ``(outputs,)``."""
-        return self._array(self._derive(self._backward, self._cotangent, self._tensor(vector)))
+        return self._product(self._backward, self._cotangent, vector)
 
     def backward_product(self, vector: Vector) -> Vector:
         """Multiply by the transpose: Jᵀ·v, float64 ``(inputs,)``."""
-        return self._array(self._derive(self._output, self._input, self._tensor(vector)))
+        return self._product(self._output, self._input, vector)
+
+    def _product(self, of: Tensor, by: Tensor, vector: Vector) -> Vector:
+        """Multiply by a derivative.
+
+        The vector's largest number is 1 meanwhile: it may be a product too, and float32 ends at
+        the square of 1.8e19.
+        """
+        scale = np.abs(vector).max() or 1.0
+        scaled = torch.from_numpy(np.ascontiguousarray(vector / scale)).to(self._input)
+        product = self._derive(of, by, scaled).detach().reshape(-1).double().cpu().numpy()
+        return np.asarray(scale * product)
 
     @staticmethod
     def _derive(of: Tensor, by: Tensor, vector: Tensor, *, again: bool = False) -> Tensor:
         """Differentiate ⟨of, vector⟩; zeros where nothing depends on ``by``."""
         if not of.requires_grad:
             return torch.zeros_like(by)
-        (product,) = torch.autograd.grad(
-            of,
-            by,
-            vector.view_as(of),
-            retain_graph=True,
-            create_graph=again,
-            materialize_grads=True,
-        )
+        try:
+            (product,) = torch.autograd.grad(
+                of,
+                by,
+                vector.view_as(of),
+                retain_graph=True,
+                create_graph=again,
+                materialize_grads=True,
+            )
+        except RuntimeError as error:
+            # Some operations can be differentiated once only.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StabilityError(f"the Jacobian can't be computed: {reason}") from error
         return product
 
     def spectral_norm(self) -> float:
@@ -195,14 +214,6 @@ class Jacobian:
         if inputs < outputs:
             return np.stack([self.forward_product(row) for row in np.eye(inputs)], 1)
         return np.stack([self.backward_product(row) for row in np.eye(outputs)])
-
-    def _tensor(self, vector: Vector) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(vector)).to(self._input)
-
-    @staticmethod
-    def _array(tensor: Tensor) -> Vector:
-        array: Vector = tensor.detach().reshape(-1).double().cpu().numpy()
-        return array
 
     @staticmethod
     def _guess(size: int) -> Vector:

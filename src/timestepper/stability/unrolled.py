@@ -180,6 +180,9 @@ class UnrolledNetwork:
         if operation.short_name in ("view", "unsafe_view"):
             # A value of ours may lie in memory in another order.
             return torch.reshape(*args, **kwargs)
+        if operation.short_name == "hardsigmoid":
+            # PyTorch's own has no second derivative, which products with Jacobians need.
+            return (args[0] / 6 + 0.5).clamp(0, 1)
         result = operation.call.operator(*args, **kwargs)
         if isinstance(result, list):
             return result
@@ -284,12 +287,18 @@ def unroll(
 
     Raises:
         NoBranchError: no residual branch was found.
-        StabilityError: the network is in training mode, does not take such inputs, its outputs
-            aren't finite, or its pass can't be repeated.
+        StabilityError: the network or a part of it is in training mode, it does not take such
+            inputs, its outputs aren't finite, or its pass can't be repeated.
     """
-    if network.training:
+    # Step sizes are the same in either mode; those attached to a network in eval mode train.
+    training = [
+        name or "the network"
+        for name, part in network.named_modules()
+        if part.training and not name.startswith("time_stepping")
+    ]
+    if training:
         raise StabilityError(
-            "the network is in training mode, in which batch norm uses each batch's own "
+            f"{training[0]} is in training mode, in which batch norm uses each batch's own "
             "statistics: call network.eval() first"
         )
     try:
