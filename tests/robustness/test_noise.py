@@ -171,3 +171,10 @@ def test_limit_and_progress(digits, fabric):
 def test_bad_input(options, message, digits, fabric):
     with pytest.raises(ConfigurationError, match=message):
         noise_curve(Recorder(), digits, fabric, **{"deviations": [1.0], "draws": 1} | options)
+
+
+def test_frozen_parts_stay_in_eval_mode(digits, fabric):
+    network = small_network(digits)
+    network[1].eval()
+    noise_curve(network, digits, fabric, deviations=[0.0], draws=1, limit=5)
+    assert [part.training for part in network] == [True, False, True, True]

@@ -86,6 +86,14 @@ def test_meter_reports_a_loss_that_is_not_finite(value, fabric, batches):
     assert math.isnan(loss) if math.isnan(value) else loss == value
 
 
+def test_outputs_that_hold_nan_are_wrong(fabric):
+    meter = Meter(fabric)
+    outputs = torch.eye(3)
+    outputs[0], outputs[1, 1], outputs[2, 0] = math.nan, math.inf, -math.inf
+    update(meter, outputs, torch.arange(3))
+    assert meter.compute().accuracy == 2 / 3
+
+
 def test_meter_goes_on_from_its_state(fabric, batches):
     whole, first, second = (Meter(fabric) for _ in range(3))
     for batch in batches:
@@ -111,3 +119,22 @@ def test_evaluate_sees_every_test_image_once_in_eval_mode(fabric):
     assert scores.accuracy == pytest.approx((outputs.argmax(1) == labels).double().mean().item())
     assert network.training
     assert torch.equal(network[1].running_mean, statistics)
+
+
+def test_evaluate_leaves_each_module_in_its_mode(fabric):
+    """Frozen norms stay in eval mode in a network that trains, also where a signal ends it."""
+    digits = data.load("digits")
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    network[1].eval()
+    seen = []
+
+    def stop():
+        seen.extend(module.training for module in network.modules())
+        raise KeyboardInterrupt
+
+    evaluate(network, digits, fabric, batch_size=355)
+    assert [module.training for module in network.modules()] == [True, True, False, True]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(network, digits, fabric, batch_size=355, after_batch=stop)
+    assert seen == [False] * 4
+    assert [module.training for module in network.modules()] == [True, True, False, True]

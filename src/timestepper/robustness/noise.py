@@ -26,7 +26,7 @@ from timestepper.robustness.threat import (
     check_limit,
     check_seed,
 )
-from timestepper.training.evaluation import EVALUATION_BATCH, Meter, measure
+from timestepper.training.evaluation import EVALUATION_BATCH, Meter, in_eval_mode, measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def noise_curve(
     read nor changed.
 
     Args:
-        network: on the device of ``fabric``; its mode is the same afterwards.
+        network: on the device of ``fabric``; its modules' modes are the same afterwards.
         images: the data set.
         fabric: device, precision and processes.
         deviations: standard deviations of the noise; 0 gives the scores of
@@ -162,16 +162,15 @@ def noise_curve(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    training = network.training
-    network.eval()
-    for done, ((inputs, labels), share) in enumerate(zip(batches, batches.shares, strict=True), 1):
-        for draw, row in enumerate(meters):
-            noise = _unit_noise(numbers[share], inputs.shape[1:], seed, draw).to(inputs)
-            for deviation, meter in zip(deviations, row, strict=True):
-                measure(network, inputs + deviation * noise, labels, meter, fabric)
-        if progress is not None:
-            progress(done, len(batches))
-    network.train(training)
+    numbered = enumerate(zip(batches, batches.shares, strict=True), start=1)
+    with in_eval_mode(network):
+        for done, ((inputs, labels), share) in numbered:
+            for draw, row in enumerate(meters):
+                noise = _unit_noise(numbers[share], inputs.shape[1:], seed, draw).to(inputs)
+                for deviation, meter in zip(deviations, row, strict=True):
+                    measure(network, inputs + deviation * noise, labels, meter, fabric)
+            if progress is not None:
+                progress(done, len(batches))
     scores = [[meter.compute() for meter in row] for row in meters]
     return NoiseCurve(
         deviations=tuple(float(deviation) for deviation in deviations),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,7 @@ class Meter:
             metric.persistent(True)
 
     def update(self, losses: Tensor, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch.
+        """Add a batch; images whose outputs hold NaN are wrong.
 
         Args:
             losses: cross-entropy of each image, ``(batch,)``.
@@ -60,7 +61,9 @@ class Meter:
             labels: int64 ``(batch,)``.
         """
         self._metrics["loss"].update(losses.double())
-        self._metrics["accuracy"].update((outputs.argmax(1) == labels).double())
+        # For argmax NaN is the largest number.
+        right = (outputs.argmax(1) == labels) & ~outputs.isnan().any(1)
+        self._metrics["accuracy"].update(right.double())
 
     def compute(self) -> Scores:
         """Return the scores over all batches of all processes."""
@@ -95,6 +98,20 @@ class Meter:
                     getattr(metric, key).copy_(value)
 
 
+@contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode; afterwards each of its modules has its own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)  # Modules may do more than change their mode.
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
@@ -107,26 +124,25 @@ def evaluate(
     """Measure a network on the images of a split, without augmentation.
 
     Args:
-        network: on the device of ``fabric``; its mode is the same afterwards.
+        network: on the device of ``fabric``; its modules' modes are the same afterwards.
         images: the data set.
         fabric: device, precision and processes.
         batch_size: images at a time, in this process.
         split: which images.
         after_batch: what is done after each batch.
     """
-    training = network.training
-    network.eval()
     meter = Meter(fabric)
-    for inputs, labels in images.batches(
+    batches = images.batches(
         split,
         batch_size,
         device=fabric.device,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-    ):
-        measure(network, inputs, labels, meter, fabric)
-        after_batch()
-    network.train(training)
+    )
+    with in_eval_mode(network):
+        for inputs, labels in batches:
+            measure(network, inputs, labels, meter, fabric)
+            after_batch()
     return meter.compute()
 
 
