@@ -34,7 +34,7 @@ ISOMETRIES = of_kinds(
     "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
     "squeeze.dim squeeze.dims squeeze.default unsqueeze.default contiguous.default clone.default "
     "alias.default detach.default _to_copy.default roll.default flip.default neg.default "
-    "constant_pad_nd.default"
+    "constant_pad_nd.default pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default"
 )
 LINEAR = (
     ISOMETRIES
@@ -52,8 +52,9 @@ LINEAR = (
         "addcmul.default sum.dim_IntList sum.default "
         "avg_pool2d.default _adaptive_avg_pool2d.default "
         "upsample_nearest2d.default upsample_bilinear2d.default upsample_bicubic2d.default "
-        "mul.Scalar div.Scalar add.Scalar sub.Scalar rsub.Scalar pixel_shuffle.default "
-        "im2col.default reflection_pad2d.default"
+        "mul.Scalar div.Scalar add.Scalar sub.Scalar rsub.Scalar im2col.default "
+        "reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default "
+        "replication_pad1d.default replication_pad2d.default replication_pad3d.default"
     )
 )
 """Affine where one of their arguments comes from the network's input."""
@@ -74,6 +75,8 @@ SLOPES = {
     "hardswish": 1.5,
     "mish": 1.0885,
     "celu": 1.0,
+    "softshrink": 1.0,
+    "log_sigmoid_forward": 1.0,
 }
 MAX_POOLING = of_kinds("max_pool2d_with_indices.default")
 ADAPTIVE_MAX_POOLING = of_kinds("adaptive_max_pool2d.default")
@@ -220,7 +223,8 @@ class Lipschitz:
                 return constants[0] + log
         raise StabilityError(
             f"{operation.short_name} in {operation.module or 'the network'} has no Lipschitz "
-            "constant that is known here: it isn't affine, or works on the features by themselves"
+            "constant that is known here: it is not known to be affine, or works on the features "
+            "by themselves"
         )
 
     def _sum(self, operation: Operation, sources: dict[int, Tensor]) -> Tensor:
@@ -254,6 +258,9 @@ class Lipschitz:
             return SLOPES[name]
         if name == "leaky_relu":
             return max([1.0, *(abs(float(slope)) for slope in args[1:])])
+        if name == "rrelu_with_noise":  # In eval mode the mean of its bounds, without noise.
+            lower, upper = (*args[2:4], *(1 / 8, 1 / 3)[len(args[2:4]) :])
+            return max(1.0, abs(float(lower) + float(upper)) / 2)
         if name == "elu":
             alpha, scale, input_scale = (*map(float, args[1:]), *(1.0, 1.0, 1.0)[len(args) - 1 :])
             return max(abs(scale), abs(alpha * scale * input_scale))
