@@ -259,8 +259,8 @@ class Lipschitz:
         if name == "leaky_relu":
             return max([1.0, *(abs(float(slope)) for slope in args[1:])])
         if name == "rrelu_with_noise":  # In eval mode the mean of its bounds, without noise.
-            lower, upper = (*args[2:4], *(1 / 8, 1 / 3)[len(args[2:4]) :])
-            return max(1.0, abs(float(lower) + float(upper)) / 2)
+            lower, upper = (*map(float, args[2:4]), *(1 / 8, 1 / 3)[len(args) - 2 :])
+            return max(1.0, abs(lower + upper) / 2)
         if name == "elu":
             alpha, scale, input_scale = (*map(float, args[1:]), *(1.0, 1.0, 1.0)[len(args) - 1 :])
             return max(abs(scale), abs(alpha * scale * input_scale))
