@@ -67,8 +67,9 @@ class StageStability:
     Attributes:
         name: the stage's name.
         evolution_time: T = Σ Δt_d, mean over channels.
-        bound: log10 of Eq. 7's product from the stage's first step to its last, those of other
-            stages between them included; None where a branch has no bound.
+        bound: log10 of the bound from the stage's first state to its last: the product of the
+            steps' factors, those of other stages between them included, and of the constants of
+            what lies between steps (norms, downsampling); None where something has no constant.
         random: largest ‖y'_n − y_n‖/ε at the stage's end over random perturbations.
         worst: the same along the direction that grows most within the stage.
     """
@@ -87,7 +88,9 @@ class Stability:
     Attributes:
         steps: the Euler steps in order of depth.
         stages: the stages in order of depth.
-        bound: log10 of Eq. 7's product from y_0 to y_D; None where a branch has no bound.
+        bound: log10 of the bound from y_0 to y_D: the product of the steps' factors (Eq. 7) and of
+            the constants of what lies between steps (norms, downsampling); None where something
+            has no constant.
         random: largest ‖y'_D − y_D‖/ε over images and random perturbations of y_0.
         worst: the same along the direction that grows most.
         images: how many inputs were looked at.
