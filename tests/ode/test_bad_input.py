@@ -39,6 +39,7 @@ def _without_warnings():
         (1.0, 1.0, "the end 1.0 is not after the start 1.0"),
         (0.0, math.inf, "the end must be a finite time, not inf"),
         (math.nan, 1.0, "the start must be a finite time, not nan"),
+        (-1e308, 1e308, r"the time from -1e\+308 to 1e\+308 is more than float64 holds"),
     ],
 )
 def test_times(solve, start, end, message):

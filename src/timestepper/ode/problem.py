@@ -31,7 +31,8 @@ class Problem:
 
     Raises:
         SolverError: y0 is empty, not finite or not real.
-        ConfigurationError: the times are not finite, or the end is not after the start.
+        ConfigurationError: the times or the time between them are not finite, or the end is not
+            after the start.
     """
 
     def __init__(self, f: RightHandSide, y0: ArrayLike, start: float, end: float) -> None:
@@ -42,6 +43,11 @@ class Problem:
             raise ConfigurationError(
                 f"the end {end} is not after the start {start}; to go back in time, "
                 "solve dy/ds = -f(-s, y) with s = -t"
+            )
+        if not math.isfinite(float(end) - float(start)):
+            raise ConfigurationError(
+                f"the time from {start} to {end} is more than float64 holds; measure it in a "
+                "larger unit"
             )
         self.f, self.start, self.end = f, start, end
         self.initial = _to_float64(y0, "y0")
