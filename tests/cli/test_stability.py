@@ -50,6 +50,8 @@ def test_two_runs_side_by_side(runs, capsys):
 
     assert main(["stability", "run"]) == 2
     assert "run/stability exists already" in capsys.readouterr().err
+    assert main(["stability", "run", "--image_size", "64", "--force"]) == 2
+    assert "image_size is for networks that are given by name" in capsys.readouterr().err
     Path("run/stability/mine.png").write_bytes(b"")
     name = r"_$\b$[red]"  # It means something to what shows it.
     Path("run").rename(name)

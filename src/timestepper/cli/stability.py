@@ -140,6 +140,11 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     if twice is not None:
         raise ConfigurationError(f"'{twice}' is given twice; compare different networks")
     subjects = [_open(name, parsed) for name in names]
+    if parsed.image_size is not None and all(one.home for one in subjects):
+        raise ConfigurationError(
+            "image_size is for networks that are given by name; a run's images are those of its "
+            "data set"
+        )
     home = subjects[0].home
     default = home / "stability" if home else Path("stability-" + names[0].replace("/", "-"))
     folder = output_path(parsed, default, is_folder=True)
