@@ -181,7 +181,7 @@ def test_labels_of_something_else(labels, said, inputs):
 
 def test_outputs_that_are_no_classes(inputs, labels):
     network = make(two_layers, 2, 4)
-    network.classifier = nn.Unflatten(1, (2, 2))
+    network.classifier = nn.Unflatten(1, (2, 2)).eval()
     with pytest.raises(StabilityError, match=r"output has shape \(6, 2, 2\)"):
         gradient_flow(network, inputs, labels)
 
