@@ -110,6 +110,12 @@ def test_folded_network_calls_the_plain_ones_operators(make_network, images):
     assert traces[0] == traces[1]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_controllers_are_in_the_networks_mode(training):
+    network = timestepper.attach(make_network().train(training))
+    assert all(module.training == training for module in network.modules())
+
+
 def test_state_dict_is_the_plain_one_and_more(make_network, images):
     plain = make_network().eval()
     network = timestepper.attach(make_network(seed=1)).eval()

@@ -290,12 +290,7 @@ def unroll(
         StabilityError: the network or a part of it is in training mode, it does not take such
             inputs, its outputs aren't finite, or its pass can't be repeated.
     """
-    # Step sizes are the same in either mode; those attached to a network in eval mode train.
-    training = [
-        name or "the network"
-        for name, part in network.named_modules()
-        if part.training and not name.startswith("time_stepping")
-    ]
+    training = [name or "the network" for name, part in network.named_modules() if part.training]
     if training:
         raise StabilityError(
             f"{training[0]} is in training mode, in which batch norm uses each batch's own "

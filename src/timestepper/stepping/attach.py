@@ -97,7 +97,7 @@ def attach(
     }
     stepping = TimeStepping(network, found, controllers)
     _refuse_sharing(stepping)
-    network.time_stepping = stepping
+    network.time_stepping = stepping.train(network.training)
     network.register_forward_pre_hook(StartPass())
     network.register_forward_hook(EndPass(), always_call=True)
     for stage in stepping.stages:
