@@ -111,7 +111,7 @@ def test_folded_network_calls_the_plain_ones_operators(make_network, images):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_controllers_are_in_the_networks_mode(training):
+def test_controllers_are_in_the_networks_mode(make_network, training):
     network = timestepper.attach(make_network().train(training))
     assert all(module.training == training for module in network.modules())
 
