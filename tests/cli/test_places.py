@@ -65,6 +65,7 @@ def command(*arguments, **variables):
     return done.returncode, done.stdout.decode(errors="replace"), problem
 
 
+@pytest.mark.slow
 def test_locale_c_and_a_home_that_can_not_be_written(make_folder):
     data = shutil.move(make_folder(), NAMES[1])
     # Nothing can be made in this home, not even by root.

@@ -36,11 +36,8 @@ def test_links(notebook):
         assert (notebook.parent / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [pytest.param(n, marks=() if n.stem == "first-steps" else pytest.mark.slow) for n in NOTEBOOKS],
-    ids=name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
 def test_runs(notebook, tmp_path, monkeypatch):
     """Each as a newcomer runs it: no cell fails, nor an assert in it, and no file is left."""
     nbclient = pytest.importorskip("nbclient")

@@ -41,6 +41,7 @@ def test_example(example, name, second):
     assert "evolution" in shown
 
 
+@pytest.mark.slow
 def test_timm_example_with_a_stand_in_for_its_script(example):
     shown = example("timm_training_script.py", STAND_IN)
     assert "timestepper: evolution_time/layer4 " in shown
