@@ -1,4 +1,4 @@
-"""Run by test_average_kernel.py in a process whose Triton kernels are interpreted on the CPU."""
+"""Run by test_interpreted_kernels.py, in a process whose Triton interprets kernels on the CPU."""
 
 import copy
 

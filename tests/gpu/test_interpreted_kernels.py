@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+TESTS = Path(__file__).parent.parent
 
-def test_kernels_compute_what_torch_does():
+
+@pytest.mark.parametrize(
+    "program", ["controllers/interpreted_recurrence.py", "stepping/interpreted_averages.py"]
+)
+def test_kernels_compute_what_torch_does(program):
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("interpreted_kernels.py"))],
+        [sys.executable, TESTS / program],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
