@@ -1,6 +1,7 @@
-"""The way through numpy computes what the controllers' own forward and autograd do."""
+"""Compiled loops compute what the controllers' own forward and autograd do."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,9 +10,10 @@ from home_made import HomeMade
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import timestepper
-from timestepper.controllers import CONTROLLERS, LSTMController, arrays
+from timestepper.controllers import CONTROLLERS, LSTMController
 from timestepper.controllers.arrays import ArrayController
 from timestepper.networks import create
+from timestepper.stepping import array_products as array_products_module
 from timestepper.stepping import stages
 from timestepper.stepping.array_products import array_products
 
@@ -20,17 +22,22 @@ WRITTEN_IN_ARRAYS = ["lstm", "lstm+", "lstm-standardised"]
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Whether the way was taken, call by call."""
+    """Whether the way was taken, stage by stage in every pass."""
     calls = []
 
-    def watched(*arguments):
-        products = array_products(*arguments)
+    def watched(parts):
+        products = array_products(parts)
         if not is_in_torch_dispatch_mode():  # Attaching watches a pass.
-            calls.append(products is not None)
+            calls.extend(one is not None for one in products)
         return products
 
     monkeypatch.setattr(stages, "array_products", watched)
     return calls
+
+
+def in_torch(parts):
+    """Stand in for array_products, so that all goes the general way."""
+    return [None for _ in parts]
 
 
 def results(network, images):
@@ -51,9 +58,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
 @pytest.mark.parametrize("depth", [1, 2, 5])
-@pytest.mark.parametrize("small", [arrays.SMALL_PRODUCT, 0], ids=["numpy's", "torch's"])
-def test_arrays_against_forward_and_autograd(controller, depth, small, monkeypatch):
-    monkeypatch.setattr(arrays, "SMALL_PRODUCT", small)
+def test_arrays_against_forward_and_autograd(controller, depth):
     torch.manual_seed(depth)
     module = CONTROLLERS[controller](depth, 24, 12, 3).double()
     assert isinstance(module, ArrayController)
@@ -83,7 +88,7 @@ def test_networks_against_the_general_way(home_made, images, taken, monkeypatch,
     network = timestepper.attach(home_made.double(), controller)
     found = results(network, images)
     assert taken == [True]
-    monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
+    monkeypatch.setattr(stages, "array_products", in_torch)
     assert_same(found, results(network, images))
 
 
@@ -91,7 +96,7 @@ def test_networks_against_the_general_way(home_made, images, taken, monkeypatch,
 @pytest.mark.parametrize("way", ["arrays", "general"])
 def test_second_derivatives(home_made, images, taken, monkeypatch, controller, way):
     if way == "general":
-        monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
+        monkeypatch.setattr(stages, "array_products", in_torch)
     network = timestepper.attach(home_made.double(), controller).eval()
     parameters = list(network.parameters())
     torch.manual_seed(1)
@@ -142,26 +147,8 @@ def test_scales_of_other_shapes_and_runs_of_ones(taken, monkeypatch):
     found = results(network, images)
     assert taken == [True] * len(network.time_stepping.stages)
     assert any(start is None for stage in network.time_stepping.stages for start, _ in stage.runs)
-    monkeypatch.setattr(stages, "array_products", lambda *arguments: None)
+    monkeypatch.setattr(stages, "array_products", in_torch)
     assert_same(found, results(network, images))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_large_products_are_torchs(dtype, monkeypatch):
-    torch.manual_seed(0)
-    left = torch.randn(70, 1200, dtype=dtype)
-    right = torch.randn(20, 1200, dtype=dtype)[:, ::2]
-    multiplied = []
-    mm = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda *both: multiplied.append(both) or mm(*both))
-    for rows in (2, 70):
-        with torch.autocast("cpu", torch.bfloat16):
-            found = torch.from_numpy(arrays.product(left[:rows, :600].numpy(), right.numpy().T))
-        assert found.dtype == dtype
-        one, other = left[:rows, :600].double(), right.double().T
-        bound = 600 * torch.finfo(dtype).eps * (one.abs() @ other.abs())  # of any order of sums
-        assert ((found - one @ other).abs() <= bound).all()
-        assert len(multiplied) == (rows == 70)
 
 
 class Overriding(LSTMController):
@@ -172,6 +159,13 @@ class Overriding(LSTMController):
 def wide(hidden, depth, features, channels, narrow):
     """As many numbers as ImageNet's networks have in their last stages."""
     return LSTMController(depth, features, channels, hidden)
+
+
+def with_gaps(network):
+    """Keep a weight's numbers apart in memory."""
+    weight = network.layer1[0].conv1.weight
+    weight.data = torch.stack([weight.data, weight.data], -1)[..., 0]
+    return network
 
 
 class OneForEach(torch.nn.Module):
@@ -193,6 +187,7 @@ class OneForEach(torch.nn.Module):
         "no weights": lambda: timestepper.attach(HomeMade(), "indp"),
         "a large controller": lambda: timestepper.attach(HomeMade(), partial(wide, 200)),
         "bfloat16": lambda: timestepper.attach(HomeMade()).bfloat16(),
+        "weights with gaps": lambda: timestepper.attach(with_gaps(HomeMade())),
     }.items(),
     ids=lambda item: item[0],
 )
@@ -226,14 +221,93 @@ def test_transformed_networks_go_the_general_way(home_made, images, taken):
     assert_same(gradients, {name: expected[name] for name in gradients})
 
 
-def test_weights_changed_between_forward_and_backward_are_noticed(home_made, images, taken):
-    network = timestepper.attach(home_made)
-    loss = network(images).sum()
+def test_the_backward_pass_has_what_the_forward_pass_had(home_made, images, taken):
+    network = timestepper.attach(home_made.double())
+    expected = results(network, images.double())
+    network.zero_grad()
+    loss = network(images.double()).square().sum()
     with torch.no_grad():
-        network.time_stepping["layer1"].project_out.weight.add_(1.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-    assert taken == [True]
+        for parameter in network.time_stepping.parameters():
+            parameter.add_(1.0)
+    loss.backward()
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    assert_same(found, {name: expected[name] for name in found})
+    assert taken == [True, True]
+
+
+class Towers(torch.nn.Module):
+    """Two networks in one: what a pass runs through is up to the caller."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = HomeMade(), HomeMade()
+
+    def forward(self, images, which=("left", "right")):
+        return [getattr(self, one)(images) for one in which]
+
+
+@pytest.fixture
+def towers():
+    """Step sizes in both, with a controller of its own for each."""
+    return attach_towers(Towers().double())
+
+
+def attach_towers(network):
+    branches = timestepper.find_branches(Towers())
+    return timestepper.attach(
+        network, branches=[replace(one, stage=one.name.partition(".")[0]) for one in branches]
+    )
+
+
+def test_two_losses_go_back_in_turn(towers, images, taken):
+    left, right = towers(images.double())
+    (left.square().sum() + right.square().sum()).backward()
+    expected = {name: p.grad.clone() for name, p in towers.named_parameters()}
+    towers.zero_grad()
+    left, right = towers(images.double())
+    left.square().sum().backward()
+    before = {name for name, p in towers.named_parameters() if p.grad is not None}
+    assert before == {
+        name
+        for name, _ in towers.named_parameters()
+        if name.startswith(("left", "time_stepping.left"))
+    }
+    right.square().sum().backward()
+    assert_same({name: p.grad for name, p in towers.named_parameters()}, expected)
+    assert taken == [True] * 4
+
+
+def test_stages_that_a_pass_leaves_out_get_no_gradients(towers, images, taken):
+    (left,) = towers(images.double(), which=("left",))
+    left.sum().backward()
+    assert all((p.grad is None) == ("right" in name) for name, p in towers.named_parameters())
+    loss = towers(images.double(), which=("left",))[0].square().sum()
+    wanted = list(towers.left.parameters())
+    grads = torch.autograd.grad(loss, wanted, create_graph=True)
+    second = torch.autograd.grad(sum(grad.square().sum() for grad in grads), wanted)
+    assert all(grad.isfinite().all() for grad in second)
+    assert taken == [True] * 4
+
+
+def test_frozen_stages_stay_out_of_the_graph(towers, images, taken):
+    towers.left.requires_grad_(False)
+    towers.time_stepping.left.requires_grad_(False)
+    left, right = towers(images.double())
+    assert not left.requires_grad
+    assert right.requires_grad
+    assert taken == [True, True]
+
+
+def test_stages_of_two_precisions(taken):
+    towers = Towers()
+    towers.left.double()
+    towers = attach_towers(towers)
+    towers.time_stepping.left.double()
+    products = stages._products_of(towers.time_stepping.stages)
+    assert {product.dtype for product in products[0]} == {torch.float64}
+    assert {product.dtype for product in products[1]} == {torch.float32}
+    assert taken == [True, True]
 
 
 def test_some_parameters_frozen(home_made, images, taken):
@@ -258,3 +332,11 @@ def test_weights_that_are_not_finite_come_through_without_a_warning(home_made, i
     output.sum().backward()
     assert not output.isfinite().all()
     assert taken == [True]
+
+
+def test_where_numba_does_not_run(home_made, images, taken, monkeypatch):
+    network = timestepper.attach(home_made.double())
+    expected = results(network, images.double())
+    monkeypatch.setattr(array_products_module, "_loops", lambda: None)
+    assert_same(results(network, images.double()), expected)
+    assert taken == [True, False]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timestepper.controllers.arrays import Array, ArrayController, product, sigmoid_in_place
+from timestepper.controllers.arrays import Array, ArrayController
 from timestepper.controllers.standardise import (
     standardised,
     standardised_arrays,
@@ -80,42 +79,21 @@ class LinearRecurrenceController(ArrayController):
 
     def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
         """See :meth:`ArrayController.forward_arrays`."""
-        weight_in, bias_in, decay, weight_out, bias_out = operands
+        from timestepper.controllers import linear_recurrence_loops
+
         normed, inverse = standardised_arrays(averaged)
-        x = product(normed, weight_in.T)
-        x /= math.sqrt(self.features)
-        x += bias_in
-        np.tanh(x, out=x)
-        kept = sigmoid_in_place(decay.copy())
-        h = (1 - kept) * x
-        for d in range(1, self.depth):
-            h[d] += kept * h[d - 1]
-        steps = product(h, weight_out.T)
-        steps += bias_out
-        sigmoid_in_place(steps)
-        return steps, (normed, inverse, x, kept, h, steps)
+        steps, x, kept, h = linear_recurrence_loops.forward(normed, *operands)
+        return steps, (normed, inverse, steps, x, kept, h)
 
     def backward_arrays(
         self, grad_steps: Array, done: Any, averaged: Array, *operands: Array
     ) -> tuple[Array, ...]:
         """See :meth:`ArrayController.backward_arrays`."""
+        from timestepper.controllers import linear_recurrence_loops
+
+        normed, inverse, steps, x, kept, h = done
         weight_in, _, _, weight_out, _ = operands
-        normed, inverse, x, kept, h, steps = done
-        grad_out = grad_steps * steps
-        grad_out *= 1 - steps
-        grad_h = product(grad_out, weight_out)
-        for d in range(self.depth - 2, -1, -1):
-            grad_h[d] += kept * grad_h[d + 1]
-        grad_decay = (grad_h[1:] * h[:-1]).sum(0) - (grad_h * x).sum(0)
-        grad_decay *= kept * (1 - kept)
-        grad_in = grad_h * (1 - kept)
-        grad_in *= 1 - x * x
-        root = math.sqrt(self.features)
-        return (
-            standardised_backward(product(grad_in, weight_in) / root, normed, inverse),
-            product(grad_in.T, normed) / root,
-            grad_in.sum(0),
-            grad_decay,
-            product(grad_out.T, h),
-            grad_out.sum(0),
+        grad, *grads = linear_recurrence_loops.backward(
+            grad_steps, steps, x, kept, h, normed, weight_in, weight_out
         )
+        return standardised_backward(grad, normed, inverse), *grads

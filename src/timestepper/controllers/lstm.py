@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timestepper.controllers import lstm_arrays
 from timestepper.controllers.arrays import Array, ArrayController
 from timestepper.controllers.lstm_steps import LSTMSteps, composed
 from timestepper.controllers.standardise import (
@@ -65,24 +64,28 @@ class LSTMController(ArrayController):
 
     def operands(self) -> tuple[Tensor, ...]:
         """Return W_in, b_in, the gates' weights and biases, W_out and b_out."""
-        return (
-            *(self.project_in.weight, self.project_in.bias),
-            *(self.gates.weight, self.gates.bias),
-            *(self.project_out.weight, self.project_out.bias),
-        )
+        layers = self.project_in, self.gates, self.project_out
+        return tuple(p for layer in layers for p in (layer.weight, layer.bias))
 
     def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
         """See :meth:`ArrayController.forward_arrays`."""
+        from timestepper.controllers import lstm_loops
+
         seen, inverse = standardised_arrays(averaged) if self.standardise else (averaged, None)
-        steps, done = lstm_arrays.forward(seen, *operands)
-        return steps, (seen, inverse, done)
+        steps, x, gates, cells, h = lstm_loops.forward(seen, *operands)
+        return steps, (seen, inverse, steps, x, gates, cells, h)
 
     def backward_arrays(
         self, grad_steps: Array, done: Any, averaged: Array, *operands: Array
     ) -> tuple[Array, ...]:
         """See :meth:`ArrayController.backward_arrays`."""
-        seen, inverse, within = done
-        grad, *grads = lstm_arrays.backward(grad_steps, within, seen, *operands)
+        from timestepper.controllers import lstm_loops
+
+        seen, inverse, steps, x, gates, cells, h = done
+        weight_in, _, weight_gates, _, weight_out, _ = operands
+        grad, *grads = lstm_loops.backward(
+            grad_steps, steps, x, gates, cells, h, seen, weight_in, weight_gates, weight_out
+        )
         if inverse is not None:
             grad = standardised_backward(grad, seen, inverse)
         return grad, *grads

@@ -30,23 +30,20 @@ def standardised(averaged: Tensor) -> Tensor:
 
 
 def standardised_arrays(averaged: Array) -> tuple[Array, Array]:
-    """Compute the same in numpy.
+    """Compute the same from an array.
 
     Returns:
-        The standardised rows, and the inverse of each one's standard deviation, ``(depth, 1)``,
+        The standardised rows, and the inverse of each one's standard deviation, ``(depth,)``,
         zero where there is none.
     """
-    rounding = ROUNDING * np.finfo(averaged.dtype).eps * np.abs(averaged).max(1, keepdims=True)
-    normed = averaged - averaged.mean(1, keepdims=True)
-    variance = np.square(normed).mean(1, keepdims=True)
-    inverse = (variance > rounding * rounding) / np.sqrt(variance + SMALLEST_VARIANCE)
-    inverse = inverse.astype(averaged.dtype, copy=False)
-    normed *= inverse
-    return normed, inverse
+    from timestepper.controllers import standardise_loops
+
+    tolerance = ROUNDING * np.finfo(averaged.dtype).eps
+    return standardise_loops.forward(averaged, tolerance, SMALLEST_VARIANCE)
 
 
 def standardised_backward(grad: Array, normed: Array, inverse: Array) -> Array:
     """Compute the gradient of ``averaged`` from that of the standardised rows."""
-    along = (grad * normed).mean(1, keepdims=True)
-    result: Array = (grad - grad.mean(1, keepdims=True) - normed * along) * inverse
-    return result
+    from timestepper.controllers import standardise_loops
+
+    return standardise_loops.backward(grad, normed, inverse)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from timestepper.errors import AttachedError
-from timestepper.stepping.stages import Stage, TimeStepping
+from timestepper.stepping.stages import Stage, TimeStepping, prepare
 
 
 class StartPass:
@@ -37,10 +37,10 @@ class StartPass:
             )
         stepping.require_own_controllers()
         beside = _beside(network)
-        for stage in stepping.stages:
-            if beside is None:
-                stage.prepare()
-            else:
+        if beside is None:
+            prepare(stepping.stages)
+        else:
+            for stage in stepping.stages:
                 stage.prepare_beside(beside)
         stepping.inside_forward = True
 

@@ -5,7 +5,7 @@ connection, at the smallest image size it takes. It prints a line for each and a
 ``--output`` writes a CSV table with the reason of each refusal, row by row. Started again with the
 same output it goes on where it stopped; ``--largest`` leaves the largest for another time.
 
-    python benchmarks/coverage.py --output results/coverage.csv
+    python benchmarks/timm_coverage.py --output results/coverage.csv
 
 Results: ``bit-equal`` and ``exact to 1e-6`` (largest relative difference between the attached and
 the folded network's outputs) count as covered. ``partly``: attaching is refused for the reason

@@ -1,0 +1,109 @@
+"""What a stage's products take besides its controller, in compiled loops over tensors' memory."""
+# mypy: disable-error-code="untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from timestepper.compiled import compiled
+from timestepper.controllers.arrays import Array
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any, like: Any) -> Any:
+    """Turn an address into a pointer to numbers of an array's precision."""
+    kind = types.CPointer(like.dtype)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+    return kind(address, like), build
+
+
+@compiled
+def gather(addresses: Array, lengths: Array, values: Array) -> None:
+    """Copy vectors, one behind the other.
+
+    Args:
+        addresses: where each lies; 0 stands for zeros.
+        lengths: how many numbers each has.
+        values: where they go.
+    """
+    at = 0
+    for n in range(len(addresses)):
+        vector = numba.carray(_pointer(addresses[n], values), lengths[n])
+        for k in range(lengths[n]):
+            values[at + k] = vector[k] if addresses[n] else 0
+        at += lengths[n]
+
+
+@compiled
+def average(addresses: Array, sizes: Array, inputs_last: Array, averages: Array) -> None:
+    """Average weights over their input dimension, one behind the other.
+
+    Args:
+        addresses: where each weight lies.
+        sizes: outputs, inputs and numbers in the kernel of each, ``(weights, 3)``.
+        inputs_last: whether its inputs lie side by side (channels_last), of each.
+        averages: where they go.
+    """
+    at = 0
+    for n in range(len(addresses)):
+        outputs, inputs, kernel = sizes[n]
+        address = addresses[n]
+        if inputs_last[n]:
+            by_place = numba.carray(_pointer(address, averages), (outputs * kernel, inputs))
+            for place in range(outputs * kernel):
+                total = by_place[place, 0]
+                for i in range(1, inputs):
+                    total += by_place[place, i]
+                averages[at + place] = total / inputs
+        else:
+            by_input = numba.carray(_pointer(address, averages), (outputs, inputs, kernel))
+            for o in range(outputs):
+                sums = averages[at + o * kernel : at + (o + 1) * kernel]
+                sums[:] = 0
+                for i in range(inputs):
+                    for k in range(kernel):
+                        sums[k] += by_input[o, i, k]
+                sums /= inputs
+        at += outputs * kernel
+
+
+@compiled
+def multiply(runs: Array, steps: Array, values: Array) -> Array:
+    """Multiply the values of vectors by step sizes.
+
+    Args:
+        runs: (start, length): so many step sizes from start on, or ones where it is -1.
+        steps: all of the stage.
+        values: the vectors' values, one behind the other; others may follow.
+    """
+    products = np.empty(runs[:, 1].sum(), values.dtype)
+    at = 0
+    for start, length in runs:
+        for k in range(length):
+            products[at + k] = values[at + k] * steps[start + k] if start >= 0 else values[at + k]
+        at += length
+    return products
+
+
+@compiled
+def multiply_backward(grad: Array, runs: Array, steps: Array, values: Array) -> tuple[Array, Array]:
+    """Compute the gradients of the step sizes and of vectors' values from that of the products."""
+    grad_steps = np.zeros_like(steps)
+    grad_values = np.empty_like(grad)
+    at = 0
+    for start, length in runs:
+        for k in range(length):
+            factor = steps[start + k] if start >= 0 else 1
+            grad_values[at + k] = grad[at + k] * factor
+            if start >= 0:
+                grad_steps[start + k] += grad[at + k] * values[at + k]
+        at += length
+    return grad_steps, grad_values
