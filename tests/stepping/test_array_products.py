@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from home_made import HomeMade
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 import timestepper
 from timestepper.controllers import CONTROLLERS, LSTMController
 from timestepper.controllers.arrays import ArrayController
+from timestepper.errors import ConfigurationError
 from timestepper.networks import create
 from timestepper.stepping import array_products as array_products_module
 from timestepper.stepping import stages
@@ -80,6 +82,29 @@ def test_arrays_against_forward_and_autograd(controller, depth):
         torch.testing.assert_close(torch.from_numpy(gradient), reference, rtol=1e-9, atol=1e-12)
     for array, unchanged in zip(given, before, strict=True):
         assert (array == unchanged).all()
+
+
+@pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
+def test_arrays_that_do_not_fit_are_refused(controller):
+    module = CONTROLLERS[controller](2, 24, 12, 3)
+    given = [np.zeros((2, 24), np.float32), *(p.detach().numpy() for p in module.operands())]
+    module.forward_arrays(*given)
+    for place in range(len(given)):
+        cut = [one[:, :-1] if one.ndim == 2 else one[:-1] for one in [given[place]]]
+        with pytest.raises(ValueError, match="do not fit"):
+            module.forward_arrays(*given[:place], *cut, *given[place + 1 :])
+
+
+def test_parameters_of_another_shape_are_left_to_torch(home_made, images, taken):
+    network = timestepper.attach(home_made)
+    network.time_stepping.layer1.project_in = torch.nn.Linear(3, 2)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        network(images)
+    network.time_stepping.layer1.project_in = torch.nn.Linear(144, 2)
+    network.layer1[0].bn2.weight = torch.nn.Parameter(torch.ones(7))
+    with pytest.raises(RuntimeError):
+        network(images)
+    assert taken == [False, False]
 
 
 @pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
@@ -166,6 +191,21 @@ def with_gaps(network):
     weight = network.layer1[0].conv1.weight
     weight.data = torch.stack([weight.data, weight.data], -1)[..., 0]
     return network
+
+
+class TooFew(LSTMController):
+    def forward(self, averaged):
+        return super().forward(averaged)
+
+    def forward_arrays(self, averaged, *operands):
+        steps, done = super().forward_arrays(averaged, *operands)
+        return steps[:, 1:], done
+
+
+def test_step_sizes_of_another_shape_are_refused(images):
+    network = timestepper.attach(HomeMade(), TooFew)
+    with pytest.raises(ConfigurationError, match=r"TooFew gives step sizes of shape \(3, 7\), not"):
+        network(images)
 
 
 class OneForEach(torch.nn.Module):

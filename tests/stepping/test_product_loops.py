@@ -24,7 +24,7 @@ def as_laid_out(weight, inputs_last):
 def test_averages_and_their_gradient(shapes, inputs_last):
     torch.manual_seed(0)
     weights = [as_laid_out(torch.randn(shape).double(), inputs_last) for shape in shapes]
-    plan = ArrayPlan.of(weights, [(0, 1)])
+    plan = ArrayPlan.of([(0, 1)], [], weights)
     found = np.empty(len(plan.inverses))
     last = [_has_inputs_last(weight) for weight in weights]
     assert None not in last

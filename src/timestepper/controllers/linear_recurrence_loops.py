@@ -41,9 +41,18 @@ def forward(
     Returns:
         Δt, ``(depth, channels)``, and for the backward pass: x, ``(depth, hidden)``; a,
         ``(hidden,)``; h, ``(depth, hidden)``.
+
+    Raises:
+        ValueError: shapes do not fit. Nothing else would notice.
     """
     depth, features = normed.shape
     hidden = len(bias_in)
+    if (
+        weight_in.shape != (hidden, features)
+        or len(decay) != hidden
+        or weight_out.shape != (len(bias_out), hidden)
+    ):
+        raise ValueError("the shapes of the controller's parameters do not fit")
     root = math.sqrt(features)
     kept = np.empty_like(decay)
     for j in range(hidden):

@@ -43,8 +43,19 @@ def forward(
     Returns:
         Δt, ``(depth, channels)``, and for the backward pass: x, ``(depth, hidden)``; the gates i,
         f, o and g side by side, ``(depth, 4 * hidden)``; the cells and h, ``(depth, hidden)``.
+
+    Raises:
+        ValueError: shapes do not fit. Nothing else would notice.
     """
-    depth, hidden = len(averaged), len(bias_in)
+    depth, features = averaged.shape
+    hidden = len(bias_in)
+    if (
+        weight_in.shape != (hidden, features)
+        or weight_gates.shape != (4 * hidden, 2 * hidden)
+        or len(bias_gates) != 4 * hidden
+        or weight_out.shape != (len(bias_out), hidden)
+    ):
+        raise ValueError("the shapes of the LSTM controller's parameters do not fit")
     x = np.zeros((depth, hidden), averaged.dtype)
     add_product_with_transposed(x, averaged, weight_in)
     for d in range(depth):

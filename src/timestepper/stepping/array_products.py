@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.controllers.arrays import Array, ArrayController
 from timestepper.controllers.second_gradients import second_gradients
+from timestepper.errors import ConfigurationError
 from timestepper.stepping.branches import average_weights
 from timestepper.stepping.factors import Run, along
 
@@ -39,6 +40,8 @@ class ArrayPlan:
     Attributes:
         runs: what the vectors' values are multiplied by, one vector after the other.
         table: the same, ``(runs, 2)``, with a start of -1 for ones.
+        small: shapes of the vectors, then of the controller's operands.
+        lengths: how many numbers each of these has.
         shapes: of the weights that are read.
         sizes: outputs, inputs and numbers in the kernel of each, ``(weights, 3)``.
         inverses: for each number in the averaged weights, one over how many were added for it.
@@ -47,14 +50,18 @@ class ArrayPlan:
 
     runs: tuple[Run, ...]
     table: Array
+    small: list[torch.Size]
+    lengths: Array
     shapes: list[torch.Size]
     sizes: Array
     inverses: Array
     places: list[tuple[torch.Size, tuple[int, ...], int]]
 
     @classmethod
-    def of(cls, weights: Sequence[Tensor], runs: Sequence[Run]) -> ArrayPlan:
-        """Plan the passes with such weights."""
+    def of(
+        cls, runs: Sequence[Run], small: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> ArrayPlan:
+        """Plan the passes with such vectors and operands, and such weights."""
         places = []
         counts: list[int] = []
         for weight in weights:
@@ -65,6 +72,8 @@ class ArrayPlan:
         return cls(
             runs=tuple(runs),
             table=np.array([(-1 if start is None else start, n) for start, n in runs]),
+            small=[tensor.shape for tensor in small],
+            lengths=np.array([tensor.numel() for tensor in small], int),
             shapes=[weight.shape for weight in weights],
             sizes=np.array([(*w.shape[:2], w.shape[2:].numel()) for w in weights]),
             inverses=np.repeat(1 / np.array(inputs), counts),
@@ -96,7 +105,7 @@ def array_products(parts: Sequence[Part]) -> list[list[Tensor] | None]:
         For each part its products, in the shapes of its vectors; None where loops can't compute
         them, or not as fast: the controller has no such code, runs hooks or is large; there are
         no vectors; not all tensors are plain ones on the CPU, dense, and float32 or float64
-        throughout, or a weight has another shape now; operations are being traced or transformed;
+        throughout, or one has another shape now; operations are being traced or transformed;
         or numba does not run here.
     """
     found: list[list[Tensor] | None] = [None] * len(parts)
@@ -117,7 +126,8 @@ def array_products(parts: Sequence[Part]) -> list[list[Tensor] | None]:
         tensors = [*small, *part.weights]
         inputs_last = [_has_inputs_last(weight) for weight in part.weights]
         if (
-            [weight.shape for weight in part.weights] == part.plan.shapes
+            [tensor.shape for tensor in small] == part.plan.small
+            and [weight.shape for weight in part.weights] == part.plan.shapes
             and sum(operand.numel() for operand in operands) <= LARGEST
             and _are_plain(tensors)
             and all(tensor.is_contiguous() for tensor in small)
@@ -218,9 +228,7 @@ class _ArrayProducts(torch.autograd.Function):
             plan = stage.plan
             # Copies: what changes in between does not reach the backward pass.
             small = [*vectors, *operands]
-            shapes = [tensor.shape for tensor in small]
-            lengths = np.array([tensor.numel() for tensor in small])
-            values = _gathered(small, lengths, PRECISIONS[small[0].dtype])
+            values = _gathered(small, plan.lengths, PRECISIONS[small[0].dtype])
             averages = np.empty(len(plan.inverses), values.dtype)
             loops.average(
                 np.array([weight.data_ptr() for weight in weights]),
@@ -228,12 +236,19 @@ class _ArrayProducts(torch.autograd.Function):
                 np.array(stage.inputs_last),
                 averages,
             )
-            operands_given = _apart(values, shapes)[stage.vectors :]
-            given = averages.reshape(stage.controller.depth, -1), *operands_given
-            steps, done = stage.controller.forward_arrays(*given)
+            copies = _apart(values, plan.small)[stage.vectors :]
+            given = averages.reshape(stage.controller.depth, -1), *copies
+            controller = stage.controller
+            steps, done = controller.forward_arrays(*given)
+            if steps.shape != (controller.depth, controller.channels):
+                raise ConfigurationError(
+                    f"forward_arrays of {type(controller).__name__} gives step sizes of shape "
+                    f"{steps.shape}, not (depth, channels): {controller.depth, controller.channels}"
+                )
             flat = steps.reshape(-1)
-            products += _apart(loops.multiply(plan.table, flat, values), shapes[: stage.vectors])
-            passes.append((shapes, lengths, values, given, flat, done))
+            scaled = loops.multiply(plan.table, flat, values)
+            products += _apart(scaled, plan.small[: stage.vectors])
+            passes.append((values, given, flat, done))
         ctx.stages, ctx.passes = stages, passes  # type: ignore[attr-defined]
         return tuple(map(torch.from_numpy, products))
 
@@ -248,24 +263,23 @@ class _ArrayProducts(torch.autograd.Function):
             return None, *second_gradients(partial(_composed, stages), tensors, grad_outputs)
         grads: list[Tensor | None] = []
         rest = iter(grad_outputs)
-        for stage, (shapes, lengths, values, given, steps, done) in zip(
-            stages, passes, strict=True
-        ):
+        for stage, (values, given, steps, done) in zip(stages, passes, strict=True):
+            plan = stage.plan
             of_products = list(islice(rest, stage.vectors))
             if all(grad is None for grad in of_products):
                 grads += [None] * stage.tensors
                 continue
             dense = [None if grad is None else grad.contiguous() for grad in of_products]
-            grad = _gathered(dense, lengths[: stage.vectors], values.dtype)
+            grad = _gathered(dense, plan.lengths[: stage.vectors], values.dtype)
             controller = stage.controller
-            of_steps, of_vectors = loops.multiply_backward(grad, stage.plan.table, steps, values)
+            of_steps, of_vectors = loops.multiply_backward(grad, plan.table, steps, values)
             of_averaged, *of_operands = controller.backward_arrays(
                 of_steps.reshape(controller.depth, -1), done, *given
             )
             grads += map(
-                torch.from_numpy, (*_apart(of_vectors, shapes[: stage.vectors]), *of_operands)
+                torch.from_numpy, (*_apart(of_vectors, plan.small[: stage.vectors]), *of_operands)
             )
-            grads += _spread(stage.plan, of_averaged.reshape(-1))
+            grads += _spread(plan, of_averaged.reshape(-1))
         return None, *grads
 
 

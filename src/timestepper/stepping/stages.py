@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.controllers import Controller
+from timestepper.controllers.arrays import ArrayController
 from timestepper.errors import AttachedError, ConfigurationError
 from timestepper.stepping.array_products import ArrayPlan, Part, array_products
 from timestepper.stepping.branches import Branch, average_weights, weight_of
@@ -40,7 +41,12 @@ class Stage:
         self.factors = [*self.matrices, *self.vectors]
         self.runs = merged([run for factor in self.vectors for run in factor.runs])
         self.channels = channels_of(network, self.branches[0])
-        self.array_plan = ArrayPlan.of([weight_of(module) for module in self.read], self.runs)
+        operands = controller.operands() if isinstance(controller, ArrayController) else ()
+        self.array_plan = ArrayPlan.of(
+            self.runs,
+            [*(factor.parameter for factor in self.vectors), *operands],
+            [weight_of(module) for module in self.read],
+        )
         reads = dict.fromkeys(name for branch in self.branches for name in branch.weights)
         named = {name: network.get_submodule(name) for name in reads}
         self.registered = {
