@@ -1,9 +1,11 @@
 """Compiled loops compute what the controllers' own forward and autograd do."""
 
 import copy
+import sys
 from dataclasses import replace
 from functools import partial
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from home_made import HomeMade
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import timestepper
+from timestepper import stepping
 from timestepper.controllers import CONTROLLERS, LSTMController
 from timestepper.controllers.arrays import ArrayController
+from timestepper.controllers.standardise import standardised, standardised_arrays
 from timestepper.errors import ConfigurationError
 from timestepper.networks import create
 from timestepper.stepping import array_products as array_products_module
@@ -27,19 +31,18 @@ def taken(monkeypatch):
     """Whether the way was taken, stage by stage in every pass."""
     calls = []
 
-    def watched(parts):
-        products = array_products(parts)
+    def watched(*arguments):
+        products = array_products(*arguments)
         if not is_in_torch_dispatch_mode():  # Attaching watches a pass.
-            calls.extend(one is not None for one in products)
+            calls.append(products is not None)
         return products
 
     monkeypatch.setattr(stages, "array_products", watched)
     return calls
 
 
-def in_torch(parts):
+def in_torch(*arguments):
     """Stand in for array_products, so that all goes the general way."""
-    return [None for _ in parts]
 
 
 def results(network, images):
@@ -51,11 +54,11 @@ def results(network, images):
     return {"output": output.detach(), **gradients}
 
 
-def assert_same(found, expected):
+def assert_same(found, expected, bound=1e-10):
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         scale = expected[name].abs().max().clamp_min(1e-12)
-        assert ((tensor - expected[name]).abs().max() / scale).item() < 1e-10, name
+        assert ((tensor - expected[name]).abs().max() / scale).item() < bound, name
 
 
 @pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
@@ -108,13 +111,16 @@ def test_parameters_of_another_shape_are_left_to_torch(home_made, images, taken)
 
 
 @pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
-def test_networks_against_the_general_way(home_made, images, taken, monkeypatch, controller):
-    images = images.double()
-    network = timestepper.attach(home_made.double(), controller)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_networks_against_the_general_way(
+    home_made, images, taken, monkeypatch, controller, dtype, bound
+):
+    images = images.to(dtype)
+    network = timestepper.attach(home_made.to(dtype), controller)
     found = results(network, images)
     assert taken == [True]
     monkeypatch.setattr(stages, "array_products", in_torch)
-    assert_same(found, results(network, images))
+    assert_same(found, results(network, images), bound)
 
 
 @pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
@@ -339,15 +345,110 @@ def test_frozen_stages_stay_out_of_the_graph(towers, images, taken):
     assert taken == [True, True]
 
 
-def test_stages_of_two_precisions(taken):
-    towers = Towers()
-    towers.left.double()
-    towers = attach_towers(towers)
-    towers.time_stepping.left.double()
-    products = stages._products_of(towers.time_stepping.stages)
-    assert {product.dtype for product in products[0]} == {torch.float64}
-    assert {product.dtype for product in products[1]} == {torch.float32}
-    assert taken == [True, True]
+def test_one_loss_goes_back_and_the_other_twice(towers, images):
+    left, right = towers(images.double())
+    left.square().sum().backward()
+    wanted = list(towers.right.parameters())
+    grads = torch.autograd.grad(right.square().sum(), wanted, create_graph=True)
+    second = torch.autograd.grad(sum(grad.square().sum() for grad in grads), wanted)
+    assert all(grad.isfinite().all() for grad in second)
+
+
+def test_hooks_on_what_a_pass_leaves_out_are_not_run(towers, images):
+    called = []
+    for name, parameter in towers.named_parameters():
+        parameter.register_hook(lambda grad, name=name: called.append(name))
+        parameter.register_post_accumulate_grad_hook(
+            lambda parameter, name=name: called.append(name)
+        )
+    towers(images.double())[0].sum().backward()
+    assert any("left" in name for name in called)
+    assert not any("right" in name for name in called)
+
+
+def tie_convolutions(network):
+    network.layer1[1].conv1.weight = network.layer1[0].conv1.weight
+    return network
+
+
+def tie_norms(network):
+    network.layer1[1].bn2.weight = network.layer1[0].bn2.weight
+    return network
+
+
+def freeze_all_but_a_vector(network):
+    network.requires_grad_(False)
+    network.layer1[1].bn2.weight.requires_grad_(True)
+    return network
+
+
+def normalise_a_weight(network):
+    controller = network.time_stepping.layer1
+    torch.nn.utils.parametrizations.weight_norm(controller.project_out)
+    return network
+
+
+@pytest.mark.parametrize("controller", WRITTEN_IN_ARRAYS)
+@pytest.mark.parametrize(
+    "change",
+    [tie_convolutions, tie_norms, freeze_all_but_a_vector, normalise_a_weight],
+)
+def test_second_derivatives_of_unusual_networks(images, taken, monkeypatch, controller, change):
+    torch.manual_seed(0)
+    network = timestepper.attach(HomeMade().double(), controller).eval()
+    network = change(network)
+    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def derivatives():
+        loss = network(images.double()).square().mean()
+        first = torch.autograd.grad(loss, wanted, create_graph=True)
+        second = torch.autograd.grad(sum((grad**2).sum() for grad in first), wanted)
+        return {n: g.detach() for n, g in enumerate([*first, *second])}
+
+    found = derivatives()
+    assert taken == [True]
+    monkeypatch.setattr(stages, "array_products", in_torch)
+    assert_same(found, derivatives())
+
+
+def test_second_derivatives_for_other_parameters(home_made, images, taken, monkeypatch):
+    network = timestepper.attach(home_made.double()).eval()
+    torch.manual_seed(0)
+    others = {
+        name: (parameter + 0.01 * torch.randn_like(parameter)).detach().requires_grad_()
+        for name, parameter in network.named_parameters()
+    }
+
+    def derivatives():
+        output = torch.func.functional_call(network, others, (images.double(),))
+        first = torch.autograd.grad(output.square().mean(), [*others.values()], create_graph=True)
+        return dict(zip(others, first, strict=True))
+
+    found = derivatives()
+    assert taken == [True]
+    monkeypatch.setattr(stages, "array_products", in_torch)
+    assert_same(found, derivatives())
+
+
+class Negated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch._neg_view(-grad)
+
+
+def test_gradients_that_are_negated_when_read(home_made):
+    stage = timestepper.attach(home_made).time_stepping.stages[0]
+    wanted = list(stage.controller.parameters())
+    found = torch.autograd.grad(
+        sum(Negated.apply(p).sum() for p in stage.compute_products()), wanted
+    )
+    expected = torch.autograd.grad(sum(p.sum() for p in stage.compute_products()), wanted)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_some_parameters_frozen(home_made, images, taken):
@@ -374,9 +475,71 @@ def test_weights_that_are_not_finite_come_through_without_a_warning(home_made, i
     assert taken == [True]
 
 
-def test_where_numba_does_not_run(home_made, images, taken, monkeypatch):
+@pytest.fixture
+def load_loops_again():
+    yield array_products_module._loops.cache_clear
+    array_products_module._loops.cache_clear()
+
+
+@pytest.mark.parametrize("how", ["not installed", "interpreted"])
+def test_where_numba_does_not_run(home_made, images, taken, monkeypatch, load_loops_again, how):
     network = timestepper.attach(home_made.double())
     expected = results(network, images.double())
-    monkeypatch.setattr(array_products_module, "_loops", lambda: None)
+    if how == "interpreted":
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    else:
+        monkeypatch.delattr(stepping, "product_loops")
+        monkeypatch.setitem(sys.modules, "timestepper.stepping.product_loops", None)
+    load_loops_again()
     assert_same(results(network, images.double()), expected)
     assert taken == [True, False]
+
+
+def test_hooks_on_layers_of_controllers_are_run(home_made, images, taken):
+    network = timestepper.attach(home_made, "lstm+")
+    layer = network.time_stepping.layer1.project_out
+    layer.register_forward_hook(lambda module, inputs, output: output * 0)
+    found = timestepper.step_sizes(network)
+    network(images)
+    assert taken == [False]
+    assert all((one == 0.5).all() for one in found.values())
+
+
+class Blind(LSTMController):
+    reads_weights = False
+
+    def forward(self, averaged):
+        return self.project_out.bias.expand(self.depth, -1).sigmoid()
+
+    forward_arrays = LSTMController.forward_arrays
+
+
+def test_controllers_that_read_no_weights_go_the_general_way(home_made, images, taken):
+    timestepper.attach(home_made, Blind)(images)
+    assert taken == [False]
+
+
+@pytest.mark.parametrize("value", [0.2, 0.1, 1e-3])
+@pytest.mark.parametrize("features", [24, 2304, 9216])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_weights_are_standardised_to_zeros(value, features, dtype):
+    averaged = torch.full((2, features), value, dtype=dtype)
+    averaged[1] += 1e-3 * torch.randn(features, dtype=dtype)
+    normed, inverse = standardised_arrays(averaged.numpy())
+    assert (normed[0] == 0).all()
+    assert inverse[0] == 0
+    expected = standardised(averaged)
+    assert (expected[0] == 0).all()
+    torch.testing.assert_close(torch.from_numpy(normed), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(value):
+    averaged = torch.randn(2, 24)
+    averaged[1, 3] = value
+    for normed in (
+        standardised(averaged),
+        torch.from_numpy(standardised_arrays(averaged.numpy())[0]),
+    ):
+        assert normed[0].isfinite().all()
+        assert normed[1].isnan().all()

@@ -24,7 +24,7 @@ def as_laid_out(weight, inputs_last):
 def test_averages_and_their_gradient(shapes, inputs_last):
     torch.manual_seed(0)
     weights = [as_laid_out(torch.randn(shape).double(), inputs_last) for shape in shapes]
-    plan = ArrayPlan.of([(0, 1)], [], weights)
+    plan = ArrayPlan.of([(0, 1)], [], [], weights)
     found = np.empty(len(plan.inverses))
     last = [_has_inputs_last(weight) for weight in weights]
     assert None not in last
@@ -46,11 +46,11 @@ def test_what_has_gaps_has_no_layout():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gather(dtype):
     vectors = [torch.randn(3, dtype=dtype), torch.randn(2, 2, dtype=dtype)]
-    addresses = np.array([vectors[0].data_ptr(), 0, vectors[1].data_ptr()])
-    values = torch.full((10,), 7, dtype=dtype)
-    gather(addresses, np.array([3, 2, 4]), values.numpy())
-    expected = torch.cat([vectors[0], torch.zeros(2), vectors[1].flatten(), torch.full((1,), 7)])
-    assert torch.equal(values, expected.to(dtype))
+    addresses = np.array([vector.data_ptr() for vector in vectors])
+    values = torch.full((8,), 7, dtype=dtype)
+    gather(addresses, np.array([3, 4]), values.numpy())
+    assert torch.equal(values, torch.cat([vectors[0], vectors[1].flatten(), values[7:]]))
+    assert values[7] == 7
 
 
 def test_products_and_their_gradients():

@@ -30,6 +30,13 @@ class ArrayController(Controller):
         """Return the parameters, in the order in which the functions below take them."""
 
     @abstractmethod
+    def composed(self, averaged: Tensor, *operands: Tensor) -> Tensor:
+        """Compute what :meth:`forward` does, from these operands instead of the parameters.
+
+        All in torch's operations, whose derivatives have derivatives.
+        """
+
+    @abstractmethod
     def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
         """Compute the step sizes of a stage.
 

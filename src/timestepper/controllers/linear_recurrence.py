@@ -59,15 +59,15 @@ class LinearRecurrenceController(ArrayController):
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
         x = self.project_in(standardised(averaged) / math.sqrt(self.features)).tanh()
-        log_decay = nn.functional.logsigmoid(self.decay)
-        # What block j adds is still there at block d by a^(d - j): (hidden, depth, depth).
-        blocks = torch.arange(self.depth, device=averaged.device)
-        lags = (blocks[:, None] - blocks).clamp(min=0)
-        kept = (log_decay[:, None, None] * lags).exp().tril()
-        added = -torch.expm1(log_decay) * x
-        h = torch.bmm(kept, added.t()[..., None])[..., 0].t()
-        steps: Tensor = self.project_out(h).sigmoid()
+        steps: Tensor = self.project_out(_remembered(x, self.decay)).sigmoid()
         return steps
+
+    def composed(self, averaged: Tensor, *operands: Tensor) -> Tensor:
+        """See :meth:`ArrayController.composed`."""
+        weight_in, bias_in, decay, weight_out, bias_out = operands
+        normed = standardised(averaged) / math.sqrt(self.features)
+        x = nn.functional.linear(normed, weight_in, bias_in).tanh()
+        return nn.functional.linear(_remembered(x, decay), weight_out, bias_out).sigmoid()
 
     def operands(self) -> tuple[Tensor, ...]:
         """Return W_in, b_in, what a is the sigmoid of, W_out and b_out."""
@@ -79,21 +79,32 @@ class LinearRecurrenceController(ArrayController):
 
     def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
         """See :meth:`ArrayController.forward_arrays`."""
-        from timestepper.controllers import linear_recurrence_loops
+        from timestepper.controllers import loops
 
         normed, inverse = standardised_arrays(averaged)
-        steps, x, kept, h = linear_recurrence_loops.forward(normed, *operands)
+        steps, x, kept, h = loops.linear_forward(normed, *operands)
         return steps, (normed, inverse, steps, x, kept, h)
 
     def backward_arrays(
         self, grad_steps: Array, done: Any, averaged: Array, *operands: Array
     ) -> tuple[Array, ...]:
         """See :meth:`ArrayController.backward_arrays`."""
-        from timestepper.controllers import linear_recurrence_loops
+        from timestepper.controllers import loops
 
         normed, inverse, steps, x, kept, h = done
         weight_in, _, _, weight_out, _ = operands
-        grad, *grads = linear_recurrence_loops.backward(
+        grad, *grads = loops.linear_backward(
             grad_steps, steps, x, kept, h, normed, weight_in, weight_out
         )
         return standardised_backward(grad, normed, inverse), *grads
+
+
+def _remembered(x: Tensor, decay: Tensor) -> Tensor:
+    """Compute h of all blocks from x, both ``(depth, hidden)``."""
+    log_decay = nn.functional.logsigmoid(decay)
+    # What block j adds is still there at block d by a^(d - j): (hidden, depth, depth).
+    blocks = torch.arange(len(x), device=x.device)
+    lags = (blocks[:, None] - blocks).clamp(min=0)
+    kept = (log_decay[:, None, None] * lags).exp().tril()
+    added = -torch.expm1(log_decay) * x
+    return torch.bmm(kept, added.t()[..., None])[..., 0].t()

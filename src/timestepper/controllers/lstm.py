@@ -55,10 +55,10 @@ class LSTMController(ArrayController):
 
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
+        if torch._C._are_functorch_transforms_active():
+            return self.composed(averaged, *self.operands())
         if self.standardise:
             averaged = standardised(averaged)
-        if torch._C._are_functorch_transforms_active():
-            return composed(averaged, *self.operands())
         steps: Tensor = LSTMSteps.apply(averaged, *self.operands())
         return steps
 
@@ -67,23 +67,29 @@ class LSTMController(ArrayController):
         layers = self.project_in, self.gates, self.project_out
         return tuple(p for layer in layers for p in (layer.weight, layer.bias))
 
+    def composed(self, averaged: Tensor, *operands: Tensor) -> Tensor:
+        """See :meth:`ArrayController.composed`."""
+        if self.standardise:
+            averaged = standardised(averaged)
+        return composed(averaged, *operands)
+
     def forward_arrays(self, averaged: Array, *operands: Array) -> tuple[Array, Any]:
         """See :meth:`ArrayController.forward_arrays`."""
-        from timestepper.controllers import lstm_loops
+        from timestepper.controllers import loops
 
         seen, inverse = standardised_arrays(averaged) if self.standardise else (averaged, None)
-        steps, x, gates, cells, h = lstm_loops.forward(seen, *operands)
+        steps, x, gates, cells, h = loops.lstm_forward(seen, *operands)
         return steps, (seen, inverse, steps, x, gates, cells, h)
 
     def backward_arrays(
         self, grad_steps: Array, done: Any, averaged: Array, *operands: Array
     ) -> tuple[Array, ...]:
         """See :meth:`ArrayController.backward_arrays`."""
-        from timestepper.controllers import lstm_loops
+        from timestepper.controllers import loops
 
         seen, inverse, steps, x, gates, cells, h = done
         weight_in, _, weight_gates, _, weight_out, _ = operands
-        grad, *grads = lstm_loops.backward(
+        grad, *grads = loops.lstm_backward(
             grad_steps, steps, x, gates, cells, h, seen, weight_in, weight_gates, weight_out
         )
         if inverse is not None:

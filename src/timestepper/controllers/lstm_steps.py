@@ -181,7 +181,7 @@ class LSTMSteps(torch.autograd.Function):
         """Go back through the blocks, from the last to the first."""
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             inputs = ctx.saved_tensors[:7]  # type: ignore[attr-defined]
-            return second_gradients(lambda *given: (composed(*given),), inputs, grad_outputs)
+            return second_gradients(composed, inputs, grad_outputs[0])
         device = grad_outputs[0].device.type
         low_precision = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
         # Compiled, this would run under the autocast of the forward pass.

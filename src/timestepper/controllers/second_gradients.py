@@ -10,33 +10,24 @@ from torch import Tensor
 
 
 def second_gradients(
-    compute: Callable[..., Sequence[Tensor]],
-    inputs: Sequence[Tensor],
-    grad_outputs: Sequence[Tensor | None],
+    compute: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Compute gradients that have gradients themselves.
 
     Args:
-        compute: the function of the inputs, in torch's own operations.
+        compute: the function of the inputs, in torch's own operations; it uses all of them.
         inputs: its inputs.
-        grad_outputs: of each tensor that it returns, None for zeros.
+        grad_output: of what it returns.
 
     Returns:
-        The gradient of each input, None for those that need none or get none.
+        The gradient of each input, None for those that need none.
     """
-    device = inputs[0].device.type
+    device = grad_output.device.type
     low_precision = torch.amp.is_autocast_available(device)
+    # One tensor may be two inputs: each has a gradient of its own.
+    own = [one.view_as(one) for one in inputs]
     with torch.autocast(device, enabled=False) if low_precision else nullcontext():
-        outputs = compute(*inputs)
-    known = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if g is not None]
-    wanted = [one for one in inputs if one.requires_grad]
-    grads = iter(
-        torch.autograd.grad(
-            [output for output, _ in known],
-            wanted,
-            [grad for _, grad in known],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
-    return tuple(next(grads) if one.requires_grad else None for one in inputs)
+        output = compute(*own)
+    wanted = [one for one in own if one.requires_grad]
+    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+    return tuple(next(grads) if one.requires_grad else None for one in own)

@@ -24,7 +24,8 @@ def standardised(averaged: Tensor) -> Tensor:
     """
     rows = averaged.detach()
     rounding = ROUNDING * torch.finfo(rows.dtype).eps * rows.abs().amax(1, keepdim=True)
-    varies = rows.std(1, correction=0, keepdim=True) > rounding
+    # What is not finite stays so.
+    varies = ~(rows.std(1, correction=0, keepdim=True) <= rounding)
     normed = torch.nn.functional.layer_norm(averaged, averaged.shape[1:], eps=SMALLEST_VARIANCE)
     return torch.where(varies, normed, 0.0)
 

@@ -27,15 +27,16 @@ def forward(averaged: Array, tolerance: float, smallest_variance: float) -> tupl
     normed = np.empty_like(averaged)
     inverse = np.empty(depth, averaged.dtype)
     for d in range(depth):
-        total = averaged[d, 0]
-        for k in range(1, features):
-            total += averaged[d, k]
-        mean = total / features
-        squares = mean * 0
-        largest = abs(averaged[d, 0])
+        # From the first one on, in float64: sums of thousands have errors that look like variance.
+        first = averaged[d, 0]
+        shift = squares = largest = 0.0
         for k in range(features):
-            normed[d, k] = averaged[d, k] - mean
-            squares += normed[d, k] * normed[d, k]
+            shift += averaged[d, k] - first
+        shift /= features
+        for k in range(features):
+            centred = averaged[d, k] - first - shift
+            normed[d, k] = centred
+            squares += centred * centred
             largest = max(largest, abs(averaged[d, k]))
         deviation = math.sqrt(squares / features)
         if deviation <= tolerance * largest:
@@ -53,7 +54,7 @@ def backward(grad: Array, normed: Array, inverse: Array) -> Array:
     depth, features = grad.shape
     result = np.empty_like(grad)
     for d in range(depth):
-        mean = along = grad[d, 0] * 0
+        mean = along = 0.0
         for k in range(features):
             mean += grad[d, k]
             along += grad[d, k] * normed[d, k]

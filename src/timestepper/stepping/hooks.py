@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from timestepper.errors import AttachedError
-from timestepper.stepping.stages import Stage, TimeStepping, prepare
+from timestepper.stepping.stages import Stage, TimeStepping
 
 
 class StartPass:
@@ -37,10 +37,10 @@ class StartPass:
             )
         stepping.require_own_controllers()
         beside = _beside(network)
-        if beside is None:
-            prepare(stepping.stages)
-        else:
-            for stage in stepping.stages:
+        for stage in stepping.stages:
+            if beside is None:
+                stage.prepare()
+            else:
                 stage.prepare_beside(beside)
         stepping.inside_forward = True
 

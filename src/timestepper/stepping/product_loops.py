@@ -14,6 +14,11 @@ from timestepper.compiled import compiled
 from timestepper.controllers.arrays import Array
 
 
+def interpreted() -> bool:
+    """Tell whether Python itself runs the loops (NUMBA_DISABLE_JIT), which it can't here."""
+    return bool(numba.config.DISABLE_JIT)
+
+
 @intrinsic
 def _pointer(typing: Any, address: Any, like: Any) -> Any:
     """Turn an address into a pointer to numbers of an array's precision."""
@@ -30,7 +35,7 @@ def gather(addresses: Array, lengths: Array, values: Array) -> None:
     """Copy vectors, one behind the other.
 
     Args:
-        addresses: where each lies; 0 stands for zeros.
+        addresses: where each lies.
         lengths: how many numbers each has.
         values: where they go.
     """
@@ -38,7 +43,7 @@ def gather(addresses: Array, lengths: Array, values: Array) -> None:
     for n in range(len(addresses)):
         vector = numba.carray(_pointer(addresses[n], values), lengths[n])
         for k in range(lengths[n]):
-            values[at + k] = vector[k] if addresses[n] else 0
+            values[at + k] = vector[k]
         at += lengths[n]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from timestepper.controllers import Controller
 from timestepper.controllers.arrays import ArrayController
 from timestepper.errors import AttachedError, ConfigurationError
-from timestepper.stepping.array_products import ArrayPlan, Part, array_products
+from timestepper.stepping.array_products import ArrayPlan, array_products
 from timestepper.stepping.branches import Branch, average_weights, weight_of
 from timestepper.stepping.factors import along, channels_of, factors_of, merged
 
@@ -44,7 +44,8 @@ class Stage:
         operands = controller.operands() if isinstance(controller, ArrayController) else ()
         self.array_plan = ArrayPlan.of(
             self.runs,
-            [*(factor.parameter for factor in self.vectors), *operands],
+            [factor.parameter for factor in self.vectors],
+            operands,
             [weight_of(module) for module in self.read],
         )
         reads = dict.fromkeys(name for branch in self.branches for name in branch.weights)
@@ -119,29 +120,24 @@ class Stage:
             are multiplied in one operation; fold writes down these same products, which is why
             folding is bit for bit exact.
         """
-        (products,) = _products_of([self])
-        return products
-
-    def part(self) -> Part:
-        """Name what the products are computed from, where compiled loops do it."""
-        weights = [weight_of(module) for module in self.read]
-        # Matrices are for torch, and vectors beside them.
-        vectors = [] if self.matrices else [factor.parameter for factor in self.vectors]
-        return Part(self.array_plan, self.controller, vectors, weights)
-
-    def products_by_torch(self) -> list[Tensor]:
-        """Compute the products in torch's operations."""
+        vectors = [factor.parameter for factor in self.vectors]
+        if vectors and not self.matrices:
+            weights = [weight_of(module) for module in self.read]
+            scaled = array_products(self.array_plan, self.controller, vectors, weights)
+            if scaled is not None:
+                return scaled
         steps = self.step_sizes()
         products = [factor.product(steps) for factor in self.matrices]
-        if self.vectors:
-            vectors = [factor.parameter for factor in self.vectors]
+        if vectors:
             joined = torch.cat([vector.flatten() for vector in vectors])
             products += _apart(joined * along(self.runs, steps), vectors)
         return products
 
     def prepare(self) -> None:
         """Compute what this pass runs with."""
-        prepare([self])
+        self.forget()
+        self._require_places()
+        self.products = self.compute_products()
 
     def prepare_beside(self, stream: torch.cuda.Stream) -> None:
         """Do so on another stream, for which this one waits only where the stage begins."""
@@ -244,24 +240,6 @@ class Stage:
         for product in self.products or ():
             if product.requires_grad:
                 product.register_hook(end)
-
-
-def prepare(stages: Sequence[Stage]) -> None:
-    """Compute what a pass runs with."""
-    for stage in stages:
-        stage.forget()
-        stage._require_places()
-    for stage, products in zip(stages, _products_of(stages), strict=True):
-        stage.products = products
-
-
-def _products_of(stages: Sequence[Stage]) -> list[list[Tensor]]:
-    """Compute the products of stages, in one operation where that is possible and faster."""
-    found = array_products([stage.part() for stage in stages])
-    return [
-        stage.products_by_torch() if products is None else products
-        for stage, products in zip(stages, found, strict=True)
-    ]
 
 
 def _apart(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
