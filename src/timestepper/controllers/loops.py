@@ -96,14 +96,7 @@ def lstm_forward(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Compute Δt of every block by the LSTM (paper Eq. 10 to 12).
 
-    Args:
-        averaged: w̄, ``(depth, features)``.
-        weight_in: W_in, ``(hidden, features)``.
-        bias_in: b_in, ``(hidden,)``.
-        weight_gates: the gates' weights of x_d and h_{d-1}, ``(4 * hidden, 2 * hidden)``.
-        bias_gates: the gates' biases, ``(4 * hidden,)``.
-        weight_out: W_out, ``(channels, hidden)``.
-        bias_out: b_out, ``(channels,)``.
+    Arguments as for :class:`~.lstm_steps.LSTMSteps`.
 
     Returns:
         Δt, ``(depth, channels)``, and for the backward pass: x, ``(depth, hidden)``; the gates i,
