@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from trainings import TINY, UPDATES, interrupt, start
 
 from timestepper import data
 from timestepper.training.build import build_fabric
+from timestepper.training.configuration import NetworkConfiguration
 from timestepper.training.looks import Look
-from timestepper.training.loop import Trainer
-from timestepper.training.run import Run
+from timestepper.training.loop import train_side_by_side
+from timestepper.training.run import Run, Training
+from timestepper.training.trainer import Trainer
+from timestepper.training.turns import Turns
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ON_GPU = {"accelerator": "cuda"}
@@ -85,3 +89,42 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     interrupt(tmp_path / "half", monkeypatch, 10, **settings)
     start(tmp_path / "half", resume=True)
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "whole"), rel=0.05)
+
+
+DROPPING = {"network": NetworkConfiguration("timm/test_resnet", {"drop_path_rate": 0.5})}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, CAPTURED, CAPTURED | DROPPING], ids=["plain", "captured", "drop-path"]
+)
+def test_side_by_side_each_is_what_it_is_alone(tmp_path, changes):
+    """Both read their random numbers while the other's graph may run."""
+    configuration = replace(TINY, **ON_GPU, **changes)
+    trainings = [
+        Training(Run(tmp_path / f"seed{seed}"), replace(configuration, seed=seed), resume=False)
+        for seed in (3, 4)
+    ]
+    train_side_by_side(trainings, console=Console(quiet=True))
+    for seed in (3, 4):
+        start(tmp_path / f"alone{seed}", seed=seed, **ON_GPU, **changes)
+        alone = losses(tmp_path / f"alone{seed}")
+        assert losses(tmp_path / f"seed{seed}") == pytest.approx(alone, rel=0.02)
+
+
+def test_streams_and_random_numbers_of_their_own():
+    device = torch.device("cuda", torch.cuda.current_device())
+    outside = torch.cuda.current_stream()
+    before = torch.cuda.get_rng_state()
+    drawn, streams = [], []
+    for own in (Turns(device), Turns(device)):
+        with own.turn():
+            torch.manual_seed(5)
+            torch.rand(3, device=device)
+        with own.turn():
+            drawn.append(torch.rand(3, device=device))
+            streams.append(torch.cuda.current_stream())
+        own.wait()
+    assert torch.equal(*drawn)
+    assert len({outside, *streams}) == 3
+    assert torch.cuda.current_stream() == outside
+    assert torch.equal(torch.cuda.get_rng_state(), before)

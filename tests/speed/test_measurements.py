@@ -14,8 +14,8 @@ from timestepper.training.configuration import (
     NetworkConfiguration,
     ScheduleConfiguration,
 )
-from timestepper.training.loop import Trainer
 from timestepper.training.schedule import learning_rate
+from timestepper.training.trainer import Trainer
 
 CONFIGURATION = Configuration(
     network=NetworkConfiguration("cifar_resnet8"),

@@ -10,7 +10,7 @@ from trainings import UPDATES, assert_same_end, at_step, checkpoint, interrupt, 
 
 from timestepper.errors import RunError
 from timestepper.training.configuration import OptimizerConfiguration, SteppingConfiguration
-from timestepper.training.loop import Trainer
+from timestepper.training.trainer import Trainer
 
 SKIP = OptimizerConfiguration(skip_not_finite=True)
 

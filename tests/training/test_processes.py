@@ -39,7 +39,7 @@ import torch
 from timestepper import data
 from timestepper.training.build import build_fabric
 from timestepper.training.configuration import *
-from timestepper.training.loop import Trainer
+from timestepper.training.trainer import Trainer
 from timestepper.training.run import Run
 
 plain = Configuration(
@@ -68,9 +68,10 @@ from pathlib import Path
 
 import torch
 from timestepper import data
-from timestepper.training import loop, steps
+from timestepper.training import steps
 from timestepper.training.build import build_fabric, build_network
 from timestepper.training.configuration import *
+from timestepper.training.trainer import Trainer
 from timestepper.training.run import Run
 
 steps.build_network = lambda *given: build_network(*given).double()
@@ -84,7 +85,7 @@ fabric = build_fabric(plain)
 found = []
 for controller in ("lstm", "lstm+"):
     configuration = replace(plain, stepping=SteppingConfiguration(controller))
-    trainer = loop.Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
+    trainer = Trainer(Run(Path("run")), configuration, data.load("digits"), fabric)
     for _, (inputs, labels) in zip(range(4), trainer.batches(0)):
         trainer.step(inputs.double(), labels)
         gradients = {n: p.grad.clone() for n, p in trainer.network.named_parameters()}

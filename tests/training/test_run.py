@@ -22,9 +22,9 @@ from timestepper.training.configuration import (
     SteppingConfiguration,
 )
 from timestepper.training.folded import folded_copy, load_plain, write_weights
-from timestepper.training.loop import Trainer
 from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
+from timestepper.training.trainer import Trainer
 
 
 def metrics(folder):

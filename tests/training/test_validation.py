@@ -16,7 +16,7 @@ from timestepper import data
 from timestepper.cli import main
 from timestepper.data.splits import MemorySplit
 from timestepper.errors import ConfigurationError, RunError
-from timestepper.training import build, loop
+from timestepper.training import build, trainer
 from timestepper.training.configuration import DataConfiguration
 from timestepper.training.evaluation import Scores
 from timestepper.training.run import Run
@@ -112,7 +112,7 @@ def test_best_checkpoint_is_that_of_the_best_validation_accuracy(monkeypatch):
         measured.append(split)
         return Scores(loss=1.0, accuracy=next(scripted))
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
     start("run", epochs=4, **VALIDATION)
     assert measured == ["validation"] * 4
     assert checkpoint("run", "best")["epoch"] == 2

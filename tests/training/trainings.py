@@ -12,8 +12,9 @@ from rich.console import Console
 
 from timestepper.training.configuration import Configuration, NetworkConfiguration
 from timestepper.training.interruption import Interrupted
-from timestepper.training.loop import Trainer, train
+from timestepper.training.loop import train
 from timestepper.training.run import Run
+from timestepper.training.trainer import Trainer
 
 TINY = Configuration(network=NetworkConfiguration("cifar_resnet8"), epochs=2, accelerator="cpu")
 """Trains in two seconds."""

@@ -17,8 +17,10 @@ from timestepper.training.build import build_data, build_fabric
 from timestepper.training.captured import CapturedStep
 from timestepper.training.configuration import Configuration, SteppingConfiguration
 from timestepper.training.folded import folded_copy
-from timestepper.training.loop import Trainer
+from timestepper.training.interruption import Signals
+from timestepper.training.progress import Bars
 from timestepper.training.run import Run
+from timestepper.training.trainer import Trainer
 
 EPOCHS = 2
 """Epochs of the training whose last one is timed."""
@@ -91,7 +93,9 @@ def measure_speed(configuration: Configuration, rounds: int, folder: Path) -> Sp
     work = {"work": _work(trainers["attached"], inputs, labels)}
     before = alternate(work, rounds)
     timed = _trainer(configuration, images, fabric, folder / "epochs")
-    timed.fit(Console(quiet=True))
+    with Signals() as signals, Bars(Console(quiet=True)) as bars:
+        for _ in timed.fit(signals, bars):
+            pass
     images_per_second = timed.history[-1]["images_per_second"]
     seconds = before.and_then(alternate(work, rounds)).median("work")
     return Speed(

@@ -77,6 +77,8 @@ class CapturedStep:
             # Threads that read images may meanwhile take memory of their own.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._loss = self._step(self._images, self._labels)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigurationError(

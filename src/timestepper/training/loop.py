@@ -1,43 +1,28 @@
-"""The training loop."""
+"""Trainings from start to end: one, or several side by side."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections import deque
-from contextlib import ExitStack, closing, nullcontext
-from functools import partial
-from typing import Any
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import replace
 
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch import Tensor
 
 from timestepper.data import DataSet
-from timestepper.stepping import evolution_time, explain, load_weights
+from timestepper.errors import ConfigurationError, RunError, TimestepperError
 from timestepper.training.build import build_data, build_fabric
-from timestepper.training.compatibility import ADDED, require_same_training, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
-from timestepper.training.evaluation import EVALUATION_BATCH, Scores, evaluate
-from timestepper.training.events import Events
-from timestepper.training.explanations import explanation_columns, from_state, to_state
-from timestepper.training.generators import generator_states, restore_generators
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
-from timestepper.training.looks import Look
-from timestepper.training.not_finite import stopped
-from timestepper.training.optimizer import load_optimizer, optimizer_state
-from timestepper.training.progress import TrainingProgress, last_line, say
-from timestepper.training.results import write_histories, write_report, write_results
-from timestepper.training.run import History, Run
-from timestepper.training.schedule import learning_rate
-from timestepper.training.step_history import extended
-from timestepper.training.steps import Steps
-from timestepper.training.sync_batch_norm import share_statistics
+from timestepper.training.memory import enough_memory
+from timestepper.training.progress import Bars, last_line, say, summary
+from timestepper.training.results import write_report, write_results
+from timestepper.training.run import Run, Training
 from timestepper.training.trained import Trained
-
-# Looking at numbers costs time: the loss is looked at this often.
-STEPS_BETWEEN_LOOKS = 20
+from timestepper.training.trainer import Trainer
+from timestepper.training.turns import Turns, compiled_by_themselves
 
 
 def train(
@@ -46,314 +31,184 @@ def train(
     """Train a network and leave everything about it in the run's folder.
 
     Args:
-        run: the run's folder; with ``resume`` an existing one.
+        run: the run's folder, as for :class:`Training`.
         configuration: what to train.
-        resume: go on from the last checkpoint; on one CPU the final weights are bit for bit
-            those of an uninterrupted training.
+        resume: go on from the last checkpoint.
         console: where progress is shown.
         report: write the report at the end, too.
 
     Raises:
-        TimestepperError: a value, a file or the run's folder is not as it should be, or the loss
-            has become infinite or not a number.
+        TimestepperError: a value, a file or the run's folder is not as it should be, memory is too
+            small, or the loss has become infinite or not a number.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
-    if not resume:
-        run.require_new()
+    train_side_by_side([Training(run, configuration, resume)], console=console, report=report)
+
+
+def train_side_by_side(
+    trainings: Sequence[Training], *, console: Console, report: bool = False
+) -> None:
+    """Train networks that differ in their seeds in turns, a step each, in this process.
+
+    Each training is what it would be alone. A small network leaves much of a GPU idle, and several
+    share it without waiting for each other; on a CPU nothing is gained. One that fails does not
+    stop the others.
+
+    Args:
+        trainings: one or more.
+        console: where progress is shown.
+        report: write each run's report at the end, too.
+
+    Raises:
+        TimestepperError: as for :func:`train`; the trainings differ in more than their seeds, or
+            several are to run on several processes.
+        Interrupted: SIGINT or SIGTERM came; everything is saved.
+    """
+    for each in trainings:
+        if not each.resume:
+            each.run.require_new()
+    configuration = _what_they_share(trainings)
     fabric = build_fabric(configuration)
+    if len(trainings) > 1 and fabric.world_size > 1:
+        raise ConfigurationError(
+            f"{len(trainings)} trainings side by side can't share {fabric.world_size} processes; "
+            "start them without torchrun, or one at a time"
+        )
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
     try:
-        with deterministic_kernels(configuration.deterministic):
-            trained = _train(run, configuration, fabric, resume=resume, console=console)
+        with ExitStack() as stack:
+            stack.enter_context(deterministic_kernels(configuration.deterministic))
+            stack.enter_context(enough_memory())
+            if configuration.compile:
+                stack.enter_context(compiled_by_themselves(len(trainings)))
+            images = build_data(configuration)
+            lanes = [_Lane(each, images, fabric, alone=len(trainings) == 1) for each in trainings]
+            _take_turns(lanes, console)
     except Interrupted:
         leave_processes(fabric)
         raise
     leave_processes(fabric)
-    if report and fabric.is_global_zero:
-        say(console, write_report(run, trained))
-
-
-def _train(
-    run: Run, configuration: Configuration, fabric: Fabric, *, resume: bool, console: Console
-) -> Trained:
-    images = build_data(configuration)
-    trainer = Trainer(run, configuration, images, fabric)
-    if not fabric.is_global_zero:
-        console = Console(quiet=True)
-    with run.writing() if fabric.is_global_zero else nullcontext():
-        return _fit(trainer, resume=resume, console=console)
-
-
-def _fit(trainer: Trainer, *, resume: bool, console: Console) -> Trained:
-    """Train from the start or from the last checkpoint on, and write the results."""
-    run, configuration, fabric = trainer.run, trainer.configuration, trainer.fabric
-    if not resume:
-        if fabric.is_global_zero:
-            run.create(configuration, trainer.images, fabric.device)
-        fabric.barrier()
-    elif run.checkpoints.exist():
-        state, warning = run.checkpoints.load()
-        if warning:
-            say(console, f"warning: {warning}")
-        trainer.restore(state)
-    else:
-        console.print("it stopped before its first checkpoint: starting at the beginning")
-        if fabric.is_global_zero:
-            run.start(trainer.images, fabric.device)
-    trainer.fit(console)
-    network = trainer.trained.eval()
-    trained = Trained(network, configuration, trainer.images, fabric, trainer.epoch, None)
-    if fabric.is_global_zero:
-        write_results(run, trained, trainer.history)
-        say(console, last_line(trainer.history[-1], run))
-    return trained
-
-
-class Trainer(Steps):
-    """A training: its parts, and how far it is.
-
-    Args:
-        run: where everything is kept.
-        configuration: what to train.
-        images: on what.
-        fabric: device, precision and processes.
-    """
-
-    def __init__(
-        self, run: Run, configuration: Configuration, images: DataSet, fabric: Fabric
-    ) -> None:
-        super().__init__(configuration, images, fabric)
-        self.run = run
-        self.images = images
-        self.skipped = 0
-        self.epoch = 0
-        self.batch = 0
-        self.history: History = []
-        self.step_history = extended({}, self.network)
-        self.explanations = [explain(self.network)] if configuration.stepping.explain else []
-        self.updates_per_epoch = len(self.batches(0))
-
-    @property
-    def updates(self) -> int:
-        """Optimizer steps made."""
-        return self.epoch * self.updates_per_epoch + self.batch
-
-    def batches(self, start: int) -> Any:
-        """Return the rest of this epoch's batches."""
-        return self.images.batches(
-            "train",
-            self.configuration.batch_size // self.fabric.world_size,
-            device=self.fabric.device,
-            seed=self.configuration.seed,
-            epoch=self.epoch,
-            start=start,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+    for lane in lanes:
+        if report and fabric.is_global_zero and lane.trained:
+            say(console, lane.name + write_report(lane.run, lane.trained))
+    rows = [lane.trainer.history[-1] for lane in lanes if lane.trained]
+    if len(rows) > 1:
+        say(console, summary(rows))
+    failed = [lane for lane in lanes if lane.error]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(lanes)} trainings failed, {failed[0].name}{failed[0].error}"
         )
 
-    def fit(self, console: Console) -> None:
-        """Train until the last epoch is done, or a signal comes."""
-        epochs = self.configuration.epochs
-        updates = epochs * self.updates_per_epoch
-        progress = TrainingProgress(console, updates=updates, done=self.updates, epochs=epochs)
-        with ExitStack() as stack:
-            signals = stack.enter_context(Signals())
-            stack.enter_context(progress)
-            events = None
-            if self.fabric.is_global_zero:
-                events = stack.enter_context(
-                    closing(Events(self.run.events, self.history, self.step_history))
-                )
-            while self.epoch < epochs:
-                start = time.perf_counter()
-                images_seen = self._train_epoch(signals, progress)
-                seconds = time.perf_counter() - start
-                # None were left where it had stopped in the evaluation.
-                speed = images_seen / seconds if images_seen else math.nan
-                self._end_epoch(speed, events, signals)
-                progress.epoch(self.history[-1])
-                if signal := signals.agreed(self.fabric):
-                    self._leave(signal)
 
-    def _train_epoch(self, signals: Signals, progress: TrainingProgress) -> int:
-        """Train until the end of the epoch; return the number of images it took."""
-        self.module.train()
-        images_seen = 0
-        losses: list[Tensor] = []
-        looks: deque[Look] = deque()
-        on_cpu = self.fabric.device.type == "cpu"
-        start = time.perf_counter()
-        for inputs, labels in self.batches(self.batch):
-            losses.append(self.step(inputs, labels))
-            self.batch += 1
-            images_seen += len(labels) * self.fabric.world_size
-            last = self.batch == self.updates_per_epoch
-            looking = last or self.batch % STEPS_BETWEEN_LOOKS == 0
-            alone = self.fabric.world_size == 1
-            signal = None if last or not (looking or alone) else signals.agreed(self.fabric)
-            if looking or signal:
-                speed = images_seen / (time.perf_counter() - start)
-                looks.append(Look(self.batch, speed, losses, self.meter, self.guard))
-                losses = []
-            # A GPU is busy with what was launched meanwhile when the host reads the look before.
-            while len(looks) > (0 if last or signal or on_cpu else 1):
-                self._read(looks.popleft(), progress)
-            if signal:
-                self._save(best=False)
-                self._leave(signal)
-        return images_seen
-
-    def _read(self, look: Look, progress: TrainingProgress) -> None:
-        """Show how the epoch goes, or stop if one of the last losses is not finite."""
-        if (wrong := look.first_not_finite) is not None:
-            step, loss = wrong
-            self._stop(f"the training loss is {loss}", f", step {step}")
-        if look.batch > self.skipped:
-            progress.update(
-                epoch=self.epoch + 1,
-                done=self.epoch * self.updates_per_epoch + look.batch,
-                loss=look.scores.loss,
-                accuracy=look.scores.accuracy,
-                images_per_second=look.images_per_second,
+def _what_they_share(trainings: Sequence[Training]) -> Configuration:
+    """Return the configuration of the first one, if all have the same but for the seed."""
+    first = trainings[0]
+    for each in trainings[1:]:
+        if replace(each.configuration, seed=first.configuration.seed) != first.configuration:
+            raise ConfigurationError(
+                f"{first.run.folder} and {each.run.folder} differ in more than their seeds, and "
+                "can't be trained side by side; use a command for each"
             )
+    return first.configuration
 
-    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Make the next optimizer step; return the batch's loss."""
-        lr = learning_rate(self.configuration, self.updates, self.updates_per_epoch)
-        loss, is_made = self.make_step(inputs, labels, lr)
-        if not is_made:
-            self._refuse_step(loss, inputs)
-        return loss
 
-    def _refuse_step(self, loss: Tensor, inputs: Tensor) -> None:
-        """Leave out a step whose gradients are not finite, or stop."""
-        if self.guard.skip:
-            self.guard.undo_step()
-            self.skipped += 1
-            if self.skipped == self.updates_per_epoch:
-                self._stop("no step has finite gradients")
-            return
-        lost = f"the training loss is {loss.item()}"
-        what = "a gradient is not finite" if loss.isfinite() else lost
-        self._stop(what, f", step {self.batch + 1}{self.guard.culprit(inputs)}")
+_END = object()
 
-    def _stop(self, what: str, where: str = "") -> None:
-        place = f"{what} in epoch {self.epoch + 1}{where}"
-        raise stopped(self.run, place, penalised=self.penalty is not None)
 
-    def _leave_evaluation(self, signals: Signals) -> None:
-        """Save and leave if told to; of several processes each has batches of its own here."""
-        if self.fabric.world_size == 1 and signals.received:
-            self._save(best=False)
-            self._leave(signals.received)
+class _Lane:
+    """One of the trainings that take turns."""
 
-    def _end_epoch(self, speed: float, events: Events | None, signals: Signals) -> None:
-        """Evaluate, write everything down, go on to the next epoch."""
-        trained = self.meter.compute()
-        # All evaluate with the statistics that are saved.
-        share_statistics(self.trained, self.fabric)
-        split = self.images.evaluation_split
-        leave = partial(self._leave_evaluation, signals)
-        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH, split, leave)
-        if not math.isfinite(tested.loss):
-            self._stop(f"the {split} loss is {tested.loss}")
-        before = max((row[f"{split}_accuracy"] for row in self.history), default=-1.0)
-        best = tested.accuracy > before
-        if self.explanations:
-            self.explanations.append(explain(self.trained))
-        self.history.append(self._row(trained, tested, speed))
-        self.step_history = extended(self.step_history, self.trained)
-        self.epoch += 1
-        self.batch = self.skipped = 0
-        self.meter.clear()
-        self._save(best=best)
-        if events is not None:  # the first process
-            write_histories(self.run, self.history, self.step_history, self.explanations)
-            events.write(self.history[-1], self.step_history)
+    def __init__(self, training: Training, images: DataSet, fabric: Fabric, *, alone: bool) -> None:
+        self.run = training.run
+        self.resume = training.resume
+        self.name = "" if alone else f"seed {training.configuration.seed}: "
+        self.turns = None if alone else Turns(fabric.device)
+        self.trained: Trained | None = None
+        self.error: TimestepperError | None = None
+        with self._turn():
+            self.trainer = Trainer(training.run, training.configuration, images, fabric)
 
-    def _row(self, trained: Scores, tested: Scores, images_per_second: float) -> dict[str, float]:
-        times = evolution_time(self.trained) if hasattr(self.trained, "time_stepping") else {}
-        penalty = {} if self.last_penalty is None else {"penalty": self.last_penalty.item()}
-        split = self.images.evaluation_split
-        return {
-            "epoch": self.epoch + 1,
-            "lr": learning_rate(self.configuration, self.updates - 1, self.updates_per_epoch),
-            "train_loss": trained.loss,
-            "train_accuracy": trained.accuracy,
-            **penalty,
-            f"{split}_loss": tested.loss,
-            f"{split}_accuracy": tested.accuracy,
-            "images_per_second": images_per_second,
-            **({"skipped_steps": self.skipped} if self.guard.skip else {}),
-            **{f"evolution_time/{stage}": value for stage, value in times.items()},
-            **explanation_columns(self.explanations),
-        }
+    def _turn(self) -> AbstractContextManager[None]:
+        return self.turns.turn() if self.turns else nullcontext()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that the rest of the training depends on; all processes come here."""
-        return {
-            "network": self.network.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "penalty": None if self.penalty is None else self.penalty.state_dict(),
-            "last_penalty": self.last_penalty,
-            "optimizer": optimizer_state(self.optimizer),
-            "meter": self.meter.state_dict(),
-            "generators": generator_states(self.fabric),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "batch_size": self.configuration.batch_size,
-            "skipped": self.skipped if self.guard.skip else None,
-            "history": self.history,
-            "validation": self.configuration.data.validation,
-            "step_history": self.step_history,
-            "explanations": to_state(self.explanations),
-        }
+    def begin(self, signals: Signals, bars: Bars, console: Console) -> Generator[None]:
+        """Get ready for :meth:`go_on`."""
+        self._steps = self._train(signals, bars, console)
+        return self._steps
 
-    def _save(self, *, best: bool) -> None:
-        """Write a checkpoint."""
-        state = self.state_dict()
-        if self.fabric.is_global_zero:
-            self.run.checkpoints.save(state, best=best)
-        self.fabric.barrier()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+    def go_on(self) -> bool:
+        """Make a step; tell whether it was not the end.
 
         Raises:
-            StateError: it belongs to another network.
-            RunError: it belongs to a training with other settings, or to an earlier version.
+            Interrupted: a signal came; everything is saved.
+            TimestepperError: the training failed, and is the only one.
         """
-        state = ADDED | state
-        require_same_training(state, self.configuration, self.images.fingerprint(), self.run)
-        load_weights(self.network, state["network"])
-        if self.ema is not None:
-            load_weights(self.ema.module, state["ema"])
-        require_whole(state, self.state_dict(), list(self.network.parameters()), self.run)
-        if self.penalty is not None:
-            self.penalty.load_state_dict(state["penalty"])
-            self.last_penalty = state["last_penalty"]
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.meter.load_state_dict(state["meter"])
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        self.skipped = state["skipped"] or 0
-        self.history = list(state["history"])
-        self.step_history = state["step_history"]
-        self.explanations = from_state(state["explanations"])
-        restore_generators(state["generators"], self.fabric)
-        if self.fabric.is_global_zero:
-            if self.history:
-                write_histories(self.run, self.history, self.step_history, self.explanations)
-            self.run.add_provenance(f"from {self._done()} on", self.fabric.device)
+        try:
+            with self._turn():
+                return next(self._steps, _END) is not _END
+        except TimestepperError as error:
+            if self.turns is None:
+                raise
+            self.error = error
+            return False
 
-    def _done(self) -> str:
-        """Say how far the training is."""
-        done = f"{self.epoch} of {self.configuration.epochs} epochs"
-        if self.batch:
-            done += f" and {self.batch} of {self.updates_per_epoch} steps"
-        return done
+    def _train(self, signals: Signals, bars: Bars, console: Console) -> Generator[None]:
+        """Train from the start or from the last checkpoint on, and write the results."""
+        run, trainer = self.run, self.trainer
+        fabric = trainer.fabric
+        with run.writing() if fabric.is_global_zero else nullcontext():
+            if not self.resume:
+                if fabric.is_global_zero:
+                    run.create(trainer.configuration, trainer.images, fabric.device)
+                fabric.barrier()
+            elif run.checkpoints.exist():
+                state, warning = run.checkpoints.load()
+                if warning:
+                    say(console, f"{self.name}warning: {warning}")
+                trainer.restore(state)
+            else:
+                stopped = "it stopped before its first checkpoint: starting at the beginning"
+                say(console, self.name + stopped)
+                if fabric.is_global_zero:
+                    run.start(trainer.images, fabric.device)
+            yield from trainer.fit(signals, bars, self.name)
+            network = trainer.trained.eval()
+            self.trained = Trained(
+                network, trainer.configuration, trainer.images, fabric, trainer.epoch, None
+            )
+            if fabric.is_global_zero:
+                write_results(run, self.trained, trainer.history)
+                say(console, self.name + last_line(trainer.history[-1], run))
+        if self.turns:
+            self.turns.wait()
 
-    def _leave(self, signal: int) -> None:
+
+def _take_turns(lanes: Sequence[_Lane], console: Console) -> None:
+    """Train all until each has ended or failed, or all were told to stop."""
+    stops: list[tuple[Run, Interrupted]] = []
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        bars = stack.enter_context(Bars(console))
+        for lane in lanes:
+            stack.enter_context(closing(lane.begin(signals, bars, console)))
+        waiting = deque(lanes)
+        while waiting:
+            lane = waiting.popleft()
+            try:
+                if lane.go_on():
+                    waiting.append(lane)
+                elif lane.error:
+                    say(console, f"{lane.name}{lane.error}")
+            except Interrupted as stop:
+                stops.append((lane.run, stop))
+    if len(stops) == 1:
+        raise stops[0][1]
+    if stops:
+        folders = " ".join(str(run.folder) for run, _ in stops)
         raise Interrupted(
-            signal,
-            f"stopped after {self._done()}; everything is saved, continue with: "
-            f"timestepper train --resume {self.run.folder}",
+            stops[0][1].number,
+            f"stopped {len(stops)} trainings; everything is saved, continue with: timestepper "
+            f"train --resume {folders}",
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,21 +11,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from timestepper.training.run import Run
 
 
-class TrainingProgress:
-    """Shows how far a training is.
+class Bars(Progress):
+    """The bars of the trainings that run, shown while it is entered.
 
     Args:
-        console: where to; the bar appears on terminals only.
-        updates: optimizer steps of the whole training.
-        done: those made before.
-        epochs: number of epochs.
+        console: where to; bars appear on terminals only.
     """
 
-    def __init__(self, console: Console, *, updates: int, done: int, epochs: int) -> None:
-        self.epochs = epochs
-        self._console = console
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description}epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[figures]}"),
             TimeRemainingColumn(),
@@ -32,16 +28,26 @@ class TrainingProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            "", total=updates, completed=done, epoch=1, epochs=epochs, figures=""
+
+
+class TrainingProgress:
+    """Shows how far a training is.
+
+    Args:
+        bars: where its bar is, and the console of its lines.
+        updates: optimizer steps of the whole training.
+        done: those made before.
+        epochs: number of epochs.
+        name: how its lines begin.
+    """
+
+    def __init__(self, bars: Bars, *, updates: int, done: int, epochs: int, name: str) -> None:
+        self.epochs = epochs
+        self._bars = bars
+        self._name = name
+        self._task = bars.add_task(
+            name, total=updates, completed=done, epoch=1, epochs=epochs, figures=""
         )
-
-    def __enter__(self) -> TrainingProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def update(
         self, *, epoch: int, done: int, loss: float, accuracy: float, images_per_second: float
@@ -56,14 +62,14 @@ class TrainingProgress:
             images_per_second: training images in a second.
         """
         figures = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_second:,.0f} images/s"
-        self._bar.update(self._task, completed=done, epoch=epoch, figures=figures)
+        self._bars.update(self._task, completed=done, epoch=epoch, figures=figures)
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Print the line of an epoch that is finished."""
         width = len(str(self.epochs))
         split = _evaluated(row)
-        self._console.print(
-            f"epoch {row['epoch']:{width}.0f}/{self.epochs}"
+        self._bars.console.print(
+            f"{self._name}epoch {row['epoch']:{width}.0f}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:6.2%}"
             f"  {split} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:6.2%}"
             f"  {row['images_per_second']:,.0f} images/s",
@@ -92,6 +98,18 @@ def last_line(row: Mapping[str, float], run: Run) -> str:
     if split == "validation":
         line += f"; timestepper evaluate {run.folder} measures the test images"
     return line
+
+
+def summary(rows: Sequence[Mapping[str, float]]) -> str:
+    """Say what several trainings came to, two or more.
+
+    Args:
+        rows: the last epoch of each.
+    """
+    split = _evaluated(rows[0])
+    values = [row[f"{split}_accuracy"] for row in rows]
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{len(rows)} trainings: {split} accuracy {mean:.2%}, standard deviation {deviation:.2%}"
 
 
 def _evaluated(row: Mapping[str, float]) -> str:

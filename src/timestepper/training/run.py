@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -184,3 +185,19 @@ class Run:
         if not history:
             raise ValueError("it has no row")
         return history
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is to be made.
+
+    Attributes:
+        run: the run's folder; with ``resume`` an existing one.
+        configuration: what to train.
+        resume: go on from the last checkpoint; on one CPU the final weights are bit for bit
+            those of an uninterrupted training.
+    """
+
+    run: Run
+    configuration: Configuration
+    resume: bool
