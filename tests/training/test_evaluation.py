@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from timestepper import data
 from timestepper.report.statistics import difference
-from timestepper.training.evaluation import Meter, evaluate
+from timestepper.training.evaluation import Meter, evaluate, evaluation_batch
 
 
 @pytest.fixture
@@ -138,3 +139,12 @@ def test_evaluate_leaves_each_module_in_its_mode(fabric):
         evaluate(network, digits, fabric, batch_size=355, after_batch=stop)
     assert seen == [False] * 4
     assert [module.training for module in network.modules()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "images"),
+    [("cpu", 32, 250), ("cuda", 32, 1365), ("cuda", 224, 250)],
+)
+def test_a_gpu_gets_more_small_images_at_a_time(device, side, images):
+    of_a_kind = SimpleNamespace(channels=3, image_size=(side, side))
+    assert evaluation_batch(of_a_kind, torch.device(device)) == images

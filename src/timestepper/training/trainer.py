@@ -17,7 +17,7 @@ from timestepper.data import DataSet
 from timestepper.stepping import evolution_time, explain, load_weights
 from timestepper.training.compatibility import ADDED, require_same_training, require_whole
 from timestepper.training.configuration import Configuration
-from timestepper.training.evaluation import EVALUATION_BATCH, Scores, evaluate
+from timestepper.training.evaluation import Scores, evaluate, evaluation_batch
 from timestepper.training.events import Events
 from timestepper.training.explanations import explanation_columns, from_state, to_state
 from timestepper.training.generators import generator_states, restore_generators
@@ -196,7 +196,8 @@ class Trainer(Steps):
         share_statistics(self.trained, self.fabric)
         split = self.images.evaluation_split
         leave = partial(self._leave_evaluation, signals)
-        tested = evaluate(self.trained, self.images, self.fabric, EVALUATION_BATCH, split, leave)
+        batch = evaluation_batch(self.images, self.fabric.device)
+        tested = evaluate(self.trained, self.images, self.fabric, batch, split, leave)
         if not math.isfinite(tested.loss):
             self._stop(f"the {split} loss is {tested.loss}")
         before = max((row[f"{split}_accuracy"] for row in self.history), default=-1.0)

@@ -22,6 +22,7 @@ class Turns:
         self._numbers = torch.get_rng_state()
         self._on_gpu = device.type == "cuda"
         if self._on_gpu:
+            torch.cuda.init()
             self._stream = torch.cuda.Stream(device)
             self._default = torch.cuda.default_generators[self._stream.device.index]
             # Not a state that is copied to and fro: graphs of several trainings that run at the
