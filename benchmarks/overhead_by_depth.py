@@ -52,13 +52,16 @@ def measure(depth: int, rounds: int) -> tuple[Cell, ...]:
         plain = networks.create(name)
         sides = {c: timestepper.attach(copy.deepcopy(plain), c) for c in CONTROLLERS}
         sides["plain"] = plain
-        steps = {side: make_step(network.train(), images, False) for side, network in sides.items()}
+        steps = {
+            side: make_step(network.train(), images, bfloat16=False, captured=False)
+            for side, network in sides.items()
+        }
         seconds = alternate(steps, rounds).seconds
         plain_seconds += seconds["plain"]
         for controller, values in added.items():
             pairs = zip(seconds[controller], seconds["plain"], strict=True)
             values += [with_steps - without for with_steps, without in pairs]
-    blocks = len(sides[CONTROLLERS[0]].time_stepping.branches)
+    blocks = len(timestepper.step_sizes(sides[CONTROLLERS[0]]))
     medians = [statistics.median(values) for values in added.values()]
     return (
         name,
