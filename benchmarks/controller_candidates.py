@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -41,8 +42,10 @@ from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.report.statistics import difference, estimate
+from timestepper.stepping import attach, find_branches
+from timestepper.stepping.attach import stepping_of
 from timestepper.stepping.branches import weight_of
-from timestepper.training import loop
+from timestepper.training import build
 from timestepper.training.interruption import Interrupted
 from timestepper.training.recipes import overlaid, packaged_recipe, read_configuration
 from timestepper.training.run import Run
@@ -82,7 +85,8 @@ class LinearRecurrence(nn.Module):
         log_decay = nn.functional.logsigmoid(self.decay)
         kept = (log_decay[:, None, None] * self.lags).exp().tril()
         added = gate.sigmoid() * value.tanh() * -torch.expm1(log_decay)
-        return torch.bmm(kept, added.t()[..., None])[..., 0].t()
+        states: Tensor = torch.bmm(kept, added.t()[..., None])[..., 0].t()
+        return states
 
 
 class Attention(nn.Module):
@@ -100,7 +104,8 @@ class Attention(nn.Module):
         """Attend."""
         query, key, value = self.project(x).chunk(3, 1)
         scores = (query @ key.t() / math.sqrt(x.shape[1])).masked_fill(self.later, -math.inf)
-        return (scores.softmax(1) @ value + x).tanh()
+        attended: Tensor = (scores.softmax(1) @ value + x).tanh()
+        return attended
 
 
 class SpectralNorms(nn.Module):
@@ -111,7 +116,7 @@ class SpectralNorms(nn.Module):
     in each training pass.
 
     Attributes:
-        read: the modules whose weights are read, two a block, set by :func:`build_network`.
+        read: the modules whose weights are read, two a block, set by :func:`attach_and_tell`.
         exponent: to what power step sizes shrink as the norms grow.
     """
 
@@ -144,7 +149,8 @@ class SpectralNorms(nn.Module):
             self.left[which : which + 1] = [left]
             right = self._right(stacked, left)
         norms = torch.einsum("do,doi,di->d", left, stacked, right)
-        return (norms * math.sqrt(rows) / stacked.flatten(1).norm(dim=1)).log()
+        relative: Tensor = norms * math.sqrt(rows) / stacked.flatten(1).norm(dim=1)
+        return relative.log()
 
     @staticmethod
     def _right(stacked: Tensor, left: Tensor) -> Tensor:
@@ -152,7 +158,8 @@ class SpectralNorms(nn.Module):
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=1, keepdim=True)
+    unit: Tensor = vectors / vectors.norm(dim=1, keepdim=True)
+    return unit
 
 
 class Candidate(Controller):
@@ -170,6 +177,8 @@ class Candidate(Controller):
         norms: also read how far the spectral norms of the weights have grown, and start with step
             sizes that shrink as they grow.
     """
+
+    position: Tensor
 
     def __init__(
         self,
@@ -203,11 +212,11 @@ class Candidate(Controller):
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes; see :class:`Controller`."""
         seen = [nn.functional.layer_norm(averaged, averaged.shape[1:]), self.position]
-        growth = None if self.norms is None else self.norms()
-        if growth is not None:
+        if self.norms is not None:
+            growth = self.norms()
             seen.append(3 * growth)
-        z = self.project_out(self.unit(self.project_in(torch.cat(seen, 1)).relu()))
-        if growth is not None:
+        z: Tensor = self.project_out(self.unit(self.project_in(torch.cat(seen, 1)).relu()))
+        if self.norms is not None:
             z = z - self.norms.exponent * growth.sum(1, keepdim=True)
         return self.top * z.sigmoid()
 
@@ -273,19 +282,22 @@ METHODS = {
 }
 
 
-def build_network(*arguments: Any) -> nn.Module:
-    """Build what is trained, and give spectral norms the modules that they read."""
-    network = package_build_network(*arguments)
-    for stage in network.time_stepping.stages if hasattr(network, "time_stepping") else ():
-        norms = getattr(stage.controller, "norms", None)
-        if norms is not None:
-            norms.read = stage.read
+def attach_and_tell(
+    network: nn.Module, controller: str, *, example_input: Tensor, reduction: int | None
+) -> nn.Module:
+    """Attach, and give spectral norms the modules that they read."""
+    # Found here, as attaching would run a pass with the branches that it finds: norms can't yet.
+    branches = find_branches(network, example_input)
+    attach(network, controller, branches=branches, reduction=reduction)
+    for stage in stepping_of(network).stages:
+        if isinstance(stage.controller, Candidate) and stage.controller.norms is not None:
+            stage.controller.norms.read = stage.read
     return network
 
 
 # Here and not in main(): each training runs in a process of its own, which imports this file.
-package_build_network = loop.build_network
-loop.build_network = build_network
+# All that builds a run's network attaches by this name: training, loading, counting for reports.
+mock.patch.object(build, "attach", attach_and_tell).start()
 for name, method in METHODS.items():
     if isinstance(method.controller, dict):
         CONTROLLERS[f"candidate-{name}"] = partial(Candidate, **method.controller)
