@@ -24,6 +24,7 @@ import csv
 import dataclasses
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 import timestepper
 from timestepper.networks import CifarDenseNet, CliqueNet
 from timestepper.provenance import provenance
+from timestepper.stepping.attach import stepping_of
+from timestepper.stepping.branches import weight_of
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "DenseNet k=12 T=36": lambda: CifarDenseNet(40, 12, in_channels=1),
@@ -70,7 +73,9 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class Steps(nn.Module):
     """Step sizes that are one tensor of a given value, with a gradient."""
 
-    def __init__(self, depth: int, channels: int, value: float) -> None:
+    def __init__(
+        self, depth: int, features: int, channels: int, hidden: int, *, value: float
+    ) -> None:
         super().__init__()
         self.steps = nn.Parameter(torch.full((depth, channels), value))
 
@@ -89,15 +94,16 @@ def at_start(make: Callable[[], nn.Module], placement: str) -> dict[str, float]:
     for value in (1.0, 0.5, 0.05):
         network = copy.deepcopy(plain)
         branches = branches_for(network, placement)
-        timestepper.attach(network, lambda d, f, c, h, v=value: Steps(d, c, v), branches=branches)
-        convolutions = [network.get_submodule(branch.weights[-1]).weight for branch in branches]
+        timestepper.attach(network, partial(Steps, value=value), branches=branches)
+        convolutions = [weight_of(network.get_submodule(branch.weights[-1])) for branch in branches]
         before = [weight.detach().clone() for weight in convolutions]
         logits = network(images)
         cross_entropy(logits, labels).backward()
         outputs[value] = logits.detach()
         if value == 0.5:
-            grads = [p.grad for p in network.time_stepping.parameters()]
-            result["gradient of the step sizes"] = torch.cat([g.flatten() for g in grads]).norm()
+            grads = [p.grad for p in stepping_of(network).parameters()]
+            flat = torch.cat([grad.flatten() for grad in grads if grad is not None])
+            result["gradient of the step sizes"] = flat.norm()
         torch.optim.SGD(convolutions, 1e-2).step()
         cosines = [
             cosine_similarity(new.double().flatten(), old.double().flatten(), 0)
@@ -162,6 +168,7 @@ def main() -> None:
         rows.append(dict(zip(COLUMNS, (network, placement, quantity, f"{value:.4g}"), strict=True)))
         print(f"{network:22s} {placement:9s} {quantity:48s} {value:.4g}", flush=True)
 
+    placement: str | None
     for name, make in NETWORKS.items():
         for placement in ("features", "norms"):
             for quantity, value in at_start(make, placement).items():

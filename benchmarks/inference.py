@@ -50,7 +50,13 @@ class Operators(TorchDispatchMode):
         super().__init__()
         self.called: list[tuple[str, str]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Call the operator."""
         result = func(*args, **(kwargs or {}))
         results = result if isinstance(result, tuple | list) else (result,)
@@ -61,7 +67,8 @@ class Operators(TorchDispatchMode):
 
 def operators(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     """List what a pass calls, in order."""
-    with torch.no_grad(), Operators() as mode:
+    mode = Operators()
+    with torch.no_grad(), mode:
         network(images)
     return mode.called
 

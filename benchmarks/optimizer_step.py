@@ -35,10 +35,11 @@ COLUMNS = (
 
 def make_optimizer(network: nn.Module, kind: type[torch.optim.SGD]) -> torch.optim.SGD:
     """Make one with the settings of the recipes, over a network that has gradients."""
-    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 1e-6)
-    return kind(network.parameters(), **settings, fused=True)
+    return kind(
+        network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True
+    )
 
 
 def measure(name: str, rounds: int) -> tuple[Cell, ...]:

@@ -20,6 +20,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -32,6 +33,7 @@ from timestepper.files import write_atomically
 from timestepper.provenance import provenance
 from timestepper.report.result_table import Cell, Column, ResultTable
 from timestepper.speed.alternating import Timings, alternate
+from timestepper.stepping.branches import weight_of
 from timestepper.training.captured import CapturedStep
 from timestepper.training.memory import keep_memory
 
@@ -68,18 +70,18 @@ class LiteralController(nn.Module):
 def make_literal(network: nn.Module) -> nn.Module:
     """Multiply each branch's feature map by its step sizes, computed when the branch ends."""
     branches = timestepper.find_branches(network)
-    network.literal = nn.ModuleDict()
+    network.literal = literal = nn.ModuleDict()
     states: dict[str, tuple[Tensor, Tensor] | None] = {}
     for branch in branches:
-        reads = [network.get_submodule(name) for name in branch.weights]
+        modules = [network.get_submodule(name) for name in branch.weights]
+        reads = [module for module in modules if isinstance(module, nn.Conv2d)]
+        assert len(reads) == len(modules)
         end = network.get_submodule(branch.scaled[0])
-        if branch.stage not in network.literal:
+        if branch.stage not in literal:
             features = sum(read.weight[:, 0].numel() for read in reads)
-            channels = end.weight.shape[0]
+            channels = weight_of(end).shape[0]
             reduction = 8 if reads[0].kernel_size == (1, 1) else 4
-            network.literal[branch.stage] = LiteralController(
-                features, channels, channels // reduction
-            )
+            literal[branch.stage] = LiteralController(features, channels, channels // reduction)
         first = branch.stage not in states
         states[branch.stage] = None
 
@@ -89,11 +91,12 @@ def make_literal(network: nn.Module) -> nn.Module:
             output: Tensor,
             *,
             stage: str = branch.stage,
-            reads: list[nn.Module] = reads,
+            reads: list[nn.Conv2d] = reads,
             first: bool = first,
         ) -> Tensor:
             state = None if first else states[stage]
-            steps, states[stage] = network.literal[stage]([read.weight for read in reads], state)
+            steps: Tensor
+            steps, states[stage] = literal[stage]([read.weight for read in reads], state)
             return output * steps[0, :, None, None]
 
         end.register_forward_hook(scale)
@@ -186,8 +189,8 @@ def measure(
         # What was built first may lie better in memory.
         for side in orders.sample(sides, len(sides)):
             network = make_side(side, copy.deepcopy(plain))
-            network = network.to(device, memory_format=memory_format).train()
-            module = torch.compile(network) if compiled else network
+            network = network.to(device).to(memory_format=memory_format).train()
+            module = cast(nn.Module, torch.compile(network)) if compiled else network
             steps[side] = make_step(module, images, bfloat16=bfloat16, captured=captured)
             if build == 0 and not compiled and not captured:
                 memory[side] = peak_memory(steps[side], device) + parameter_bytes(network)

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -32,6 +33,7 @@ from torch.utils._pytree import tree_leaves
 import timestepper
 from timestepper.errors import TimestepperError
 from timestepper.provenance import provenance
+from timestepper.stepping.attach import stepping_of
 
 COLUMNS = [
     *("class", "model", "parameters", "image_size"),
@@ -52,21 +54,24 @@ def classes(pattern: str) -> dict[str, list[tuple[int, str]]]:
     return {kind: sorted(models) for kind, models in sorted(found.items())}
 
 
-def smallest_images(name: str) -> tuple[dict[str, int], int]:
+def smallest_images(name: str) -> tuple[dict[str, Any], int]:
     """Find the smallest images that a model takes, trying them without computing.
 
     Returns:
         Options to create the model with, and the images' height and width.
     """
     for size in SIZES:
-        for options in ({}, {"img_size": size}):
+        choices: list[dict[str, Any]] = [{}, {"img_size": size}]
+        for options in choices:
             try:
                 with torch.device("meta"), torch.no_grad():
                     timm.create_model(name, **options).train()(torch.zeros(2, 3, size, size))
             except Exception:  # Networks say in many ways that an image is too small.
                 continue
             return options, size
-    return {}, timm.get_pretrained_cfg(name).input_size[-1]
+    configuration = timm.get_pretrained_cfg(name)
+    assert configuration is not None
+    return {}, configuration.input_size[-1]
 
 
 def is_residual(name: str) -> bool:
@@ -86,7 +91,9 @@ def adds_activations(network: nn.Module, images: Tensor) -> bool:
     """
     images = images.clone().requires_grad_()
     outputs = [out for out in tree_leaves(network(images)) if isinstance(out, Tensor)]
-    start = images.view_as(images).grad_fn.next_functions[0][0]
+    viewed = images.view_as(images).grad_fn
+    assert viewed is not None
+    start = viewed.next_functions[0][0]
     depends = {start: True, None: False}
     order, stack = [], [out.grad_fn for out in outputs if out.grad_fn is not None]
     seen = set(stack)
@@ -120,7 +127,7 @@ def leaves(value: object) -> list[Tensor]:
     return [leaf for leaf in found if leaf.is_floating_point()]
 
 
-def make(name: str, options: dict[str, int]) -> nn.Module:
+def make(name: str, options: dict[str, Any]) -> nn.Module:
     """Create a model whose branches all do something."""
     torch.manual_seed(0)
     network = timm.create_model(name, **options).eval()
@@ -158,16 +165,16 @@ def check(name: str) -> dict[str, str]:
 def train_and_fold(network: nn.Module, images: Tensor) -> dict[str, str]:
     """Train an attached network for a step and compare its outputs with the folded one's."""
     keys = [key for key in network.state_dict() if not key.startswith("time_stepping.")]
-    branches = network.time_stepping.branches
+    stepping = stepping_of(network)
+    branches = stepping.branches
     row = {"branches": str(len(branches)), "stages": str(len({b.stage for b in branches}))}
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
-    before = {n: p.clone() for n, p in network.time_stepping.named_parameters()}
-    sum(out.square().mean() for out in leaves(network.train()(images))).backward()
+    before = {n: p.clone() for n, p in stepping.named_parameters()}
+    means = [out.square().mean() for out in leaves(network.train()(images))]
+    sum(means, torch.zeros(())).backward()
     optimizer.step()
     optimizer.zero_grad()
-    trained = any(
-        not torch.equal(p, before[n]) for n, p in network.time_stepping.named_parameters()
-    )
+    trained = any(not torch.equal(p, before[n]) for n, p in stepping.named_parameters())
     network.eval()
     with torch.no_grad():
         attached = leaves(network(images[:1]))

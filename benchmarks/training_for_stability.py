@@ -16,6 +16,7 @@ import dataclasses
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -27,7 +28,8 @@ from timestepper.training.loop import train
 from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
 
-SETTINGS = [
+Penalty = Literal["none", "bound", "spectral"]
+SETTINGS: list[tuple[Penalty, float, float]] = [
     ("none", 0.0, 1e-4),
     ("bound", 0.01, 1e-4),
     ("bound", 0.1, 1e-4),
@@ -44,7 +46,9 @@ COLUMNS = ["penalty", "strength", "weight_decay", "accuracy", "log10_bound", "wo
 IMAGES = 2
 
 
-def configure(penalty: str, strength: float, decay: float, epochs: int, seed: int) -> Configuration:
+def configure(
+    penalty: Penalty, strength: float, decay: float, epochs: int, seed: int
+) -> Configuration:
     """Make a training's configuration."""
     default = Configuration()
     return dataclasses.replace(
