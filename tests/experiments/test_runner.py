@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,3 +196,71 @@ def test_estimates_follow_epochs_and_what_is_done():
     assert estimator.remaining(ten) == pytest.approx(6 * epoch)
     ten.run.folded.touch()
     assert estimator.remaining(ten) == 0
+
+
+TWO_SEEDS = Scale(("smoke",), {"8": "cifar_resnet8"}, 2, Noise((0.5,), 1))
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """As far as the plan is concerned; the processes that train have none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def test_teams_on_a_gpu(on_a_gpu):
+    planned = planned_runs(("plain", "tsc-lstm"), dataclasses.replace(TWO_SEEDS, seeds=3))
+
+    def names(jobs, **changes):
+        runs = [with_setting(each, **changes) for each in planned]
+        return [[f"{e.method}{e.seed}" for e in team] for team in runner.teams_for(runs, jobs)]
+
+    alone = [[f"{each.method}{each.seed}"] for each in planned]
+    assert names(1) == alone
+    assert names(8, accelerator="cpu") == alone
+    assert names(8) == [["plain0", "plain1", "plain2"], ["tsc-lstm0", "tsc-lstm1", "tsc-lstm2"]]
+    pairs = [["plain0", "plain1"], ["tsc-lstm0", "tsc-lstm1"], ["plain2"], ["tsc-lstm2"]]
+    assert names(2) == pairs
+
+
+def test_teams_on_a_cpu():
+    planned = planned_runs(("plain",), TWO_SEEDS)
+    assert runner.teams_for(planned, 8) == [[each] for each in planned]
+
+
+def test_side_by_side_they_are_what_they_are_alone(on_a_gpu):
+    planned = planned_runs(("tsc-lstm",), TWO_SEEDS)
+    assert list(runner.carry_out(planned, jobs=2)) == [(each, None) for each in planned]
+    assert [each.state for each in planned] == ["done", "done"]
+    assert "2 trainings: test accuracy" in planned[0].log.read_text()
+    pointer = f"trained side by side with others, see {planned[0].log}\n"
+    assert planned[1].log.read_text() == pointer
+    made = [planned[1].run.folded.read_bytes(), json.loads(planned[1].noise_file.read_text())]
+    shutil.rmtree(planned[1].run.folder)
+    assert list(runner.carry_out(planned[1:], jobs=1)) == [(planned[1], None)]  # as many threads
+    assert planned[1].run.folded.read_bytes() == made[0]
+    again = json.loads(planned[1].noise_file.read_text())
+    assert again["accuracy"] == made[1]["accuracy"]
+
+
+def test_one_that_fails_side_by_side_holds_up_nothing(on_a_gpu):
+    planned = planned_runs(("plain",), TWO_SEEDS)
+    with planned[1].run.writing():
+        ended = list(runner.carry_out(planned, jobs=2))
+    assert [each for each, _ in ended] == planned
+    assert ended[0][1] is None
+    assert "1 of 2 trainings failed, seed 1: another process is training in" in ended[1][1]
+    assert [each.state for each in planned] == ["done", "new"]
+    assert list(runner.carry_out(planned, jobs=2)) == [(planned[1], None)]
+
+
+def test_a_signal_saves_all_that_run_side_by_side(on_a_gpu):
+    planned = planned_runs(("plain",), TWO_SEEDS, epochs=200)
+    stopper = threading.Thread(
+        target=_kill_when_running, args=(planned[0], signal.SIGTERM, os.getpid())
+    )
+    stopper.start()
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        list(runner.carry_out(planned, jobs=2))
+    stopper.join()
+    assert [each.state for each in planned] == ["started", "started"]
+    assert all("everything is saved" in each.log.read_text() for each in planned)

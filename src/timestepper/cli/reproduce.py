@@ -68,7 +68,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="trainings at a time; on this machine they share the cores",
+        help="trainings at a time; on this machine they share the cores, or the GPU",
     )
     parser.add_class_arguments(ClusterConfiguration, "cluster")
     parser.add_argument(

@@ -286,7 +286,7 @@ def _train(planned: PlannedRun, threads: int) -> None:
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    work(planned, threads)
+    work([planned], threads)
 
 
 def _executor(cluster: ClusterConfiguration, folder: Path, jobs: int) -> Executor:

@@ -1,4 +1,4 @@
-"""Carries out a plan: several trainings at once, each in a process of its own."""
+"""Carries out a plan: several trainings at once, in processes of their own or side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from timestepper.experiments.plan import PlannedRun
 from timestepper.files import write_atomically
 from timestepper.provenance import commit, provenance
 from timestepper.training.interruption import Interrupted, Signals
-from timestepper.training.loop import train
+from timestepper.training.loop import train_side_by_side
+from timestepper.training.run import Training
 
 if TYPE_CHECKING:
     from timestepper.training.trained import Trained
@@ -37,11 +38,12 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     """Train and measure what is not done yet, and go on after a training that fails.
 
     Trainings that were interrupted go on where they stopped. On SIGTERM or Ctrl-C all trainings
-    save their state before this raises.
+    save their state before this raises. On a GPU those that differ in their seeds run side by side
+    in one process, as the kernels of several processes take turns there; on a CPU each has its own.
 
     Args:
         planned: the trainings.
-        jobs: how many run at once; they share the CPU's cores.
+        jobs: how many run at once; they share the CPU's cores, or the GPU.
 
     Yields:
         Each training when it has ended, and why it failed, or None.
@@ -54,21 +56,24 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     context.set_forkserver_preload([__name__])
     waiting = [each for each in planned if each.state != "done"]
     make_folders(waiting)
-    active: dict[int, tuple[ForkServerProcess, PlannedRun]] = {}
+    teams = teams_for(waiting, jobs)
+    processes = 1 if any(len(team) > 1 for team in teams) else jobs
+    active: dict[int, tuple[ForkServerProcess, list[PlannedRun]]] = {}
     told = False
     with Signals(SIGNALS) as stop:
         try:
-            while active or (waiting and not stop.received):
-                while waiting and len(active) < jobs and not stop.received:
-                    each = waiting.pop(0)
-                    process = context.Process(target=work, args=(each, threads_for(jobs)))
+            while active or (teams and not stop.received):
+                while teams and len(active) < processes and not stop.received:
+                    team = teams.pop(0)
+                    process = context.Process(target=work, args=(team, threads_for(processes)))
                     process.start()
-                    active[process.sentinel] = (process, each)
+                    active[process.sentinel] = (process, team)
                 for sentinel in wait(list(active), timeout=0.2):
-                    process, each = active.pop(sentinel)  # type: ignore[arg-type]
+                    process, team = active.pop(sentinel)  # type: ignore[arg-type]
                     process.join()
                     if not stop.received:
-                        yield each, failure(each, process.exitcode)
+                        for each in team:
+                            yield each, failure(each, process.exitcode)
                 if stop.received and not told:
                     told = True
                     for process, _ in active.values():
@@ -82,6 +87,24 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
             stop.received,
             "stopped; what was being trained is saved, and the same command goes on from there",
         )
+
+
+def teams_for(planned: Sequence[PlannedRun], jobs: int) -> list[list[PlannedRun]]:
+    """Sort trainings into those that share a process, up to ``jobs`` of them."""
+    teams: list[list[PlannedRun]] = []
+    for each in planned:
+        alike = (team for team in teams if len(team) < jobs and _differ_in_seeds(team[0], each))
+        if team := next(alike, None):
+            team.append(each)
+        else:
+            teams.append([each])
+    return teams
+
+
+def _differ_in_seeds(one: PlannedRun, other: PlannedRun) -> bool:
+    """Tell whether two trainings can be made side by side, and gain by it."""
+    alike = replace(one.configuration, seed=other.seed) == other.configuration
+    return alike and one.configuration.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def make_folders(planned: Sequence[PlannedRun]) -> None:
@@ -108,7 +131,7 @@ def cores() -> int:
 
 def failure(planned: PlannedRun, status: int | None) -> str | None:
     """Say why a training failed, by its process's exit status and the end of its log."""
-    if status == 0:
+    if status == 0 or planned.state == "done":
         return None
     if status is not None and status < 0:
         return f"its process was ended by {signal.Signals(-status).name}; see {planned.log}"
@@ -116,25 +139,51 @@ def failure(planned: PlannedRun, status: int | None) -> str | None:
     return (text.strip().splitlines() or [f"it ended with status {status}"])[-1]
 
 
-def work(planned: PlannedRun, threads: int) -> None:
-    """Train and measure, in a process of its own, its output in the log."""
-    with planned.log.open("a", encoding="utf-8") as log:
+def work(team: Sequence[PlannedRun], threads: int) -> None:
+    """Train and measure, in a process of its own, the output in the log of the first."""
+    first = team[0].log
+    with first.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    for each in team[1:]:
+        _log(each, f"trained side by side with others, see {first}")
     # Ctrl-C reaches all processes of a terminal's session; this one is told by the first.
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    untrained = [each for each in team if each.state in ("new", "started")]
+    trainings = [
+        Training(each.run, each.configuration, resume=each.state == "started") for each in untrained
+    ]
     try:
-        if planned.state in ("new", "started"):
-            resume = planned.state == "started"
-            train(planned.run, planned.configuration, resume=resume, console=Console(width=120))
+        if trainings:
+            train_side_by_side(trainings, console=Console(width=120))
+    except (TimestepperError, Interrupted, OSError) as error:
+        for each in untrained:
+            if each.state in ("new", "started"):
+                _log(each, str(error))
+        if isinstance(error, Interrupted):
+            sys.exit(1)
+    for each in team:
+        if each.state == "trained":
+            _measure(each)
+    if any(each.state != "done" for each in team):
+        sys.exit(1)
+
+
+def _log(planned: PlannedRun, line: str) -> None:
+    with planned.log.open("a", encoding="utf-8") as log:
+        print(line, file=log)
+
+
+def _measure(planned: PlannedRun) -> None:
+    """Make the measurements that are planned, or log why they can't be made."""
+    try:
         for file in planned.unmeasured:
             measure = _measure_noise if file == planned.noise_file else _measure_bound
             write_atomically(file, json.dumps(measure(planned)).encode())
-    except (TimestepperError, Interrupted, OSError) as error:
-        print(error, flush=True)
-        sys.exit(1)
+    except (TimestepperError, OSError) as error:
+        _log(planned, str(error))
 
 
 def _end_with_parent() -> None:
