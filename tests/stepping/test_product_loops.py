@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from timestepper.stepping.array_products import ArrayPlan, _has_inputs_last, _spread
-from timestepper.stepping.product_loops import average, gather, multiply, multiply_backward
+from timestepper.stepping.product_loops import average, gather, multiply, multiply_backward, read
 
 SHAPES = {
     "convolutions of two sizes": [(4, 6, 3, 3), (4, 6, 3, 3), (5, 4, 3, 3)],
@@ -43,6 +43,19 @@ def test_what_has_gaps_has_no_layout():
     assert _has_inputs_last(torch.randn(3, 3, 6, 4).permute(3, 2, 1, 0)) is None
 
 
+def test_read():
+    """What lies behind the vectors is averaged."""
+    vectors = [torch.randn(3).double(), torch.randn(2).double()]
+    weight = torch.randn(4, 6, 3, 3).double()
+    plan = ArrayPlan.of([(0, 1)], vectors, [], [weight])
+    averages = np.empty(36)
+    addresses = np.array([tensor.data_ptr() for tensor in (*vectors, weight)])
+    values = read(addresses, plan.lengths, plan.sizes, np.array([False]), averages)
+    assert torch.equal(torch.from_numpy(values), torch.cat(vectors))
+    expected = weight.mean(1).flatten()
+    torch.testing.assert_close(torch.from_numpy(averages), expected, rtol=1e-13, atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gather(dtype):
     vectors = [torch.randn(3, dtype=dtype), torch.randn(2, 2, dtype=dtype)]
@@ -64,8 +77,13 @@ def test_products_and_their_gradients():
     assert torch.equal(torch.from_numpy(found), products.detach())
     grad = torch.randn_like(products)
     expected = torch.autograd.grad(products, (steps, values), grad)
+    parts = [part.clone() for part in grad.split([5, 4])]
     gradients = multiply_backward(
-        grad.numpy(), table, steps.detach().numpy(), values.detach().numpy()
+        np.array([part.data_ptr() for part in parts]),
+        np.array([5, 4]),
+        table,
+        steps.detach().numpy(),
+        values.detach().numpy(),
     )
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-14, atol=0)

@@ -191,16 +191,11 @@ class _ArrayProducts(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         """Compute the products; tensors are the vectors, the controller's operands, the weights."""
-        small, weights = tensors[: len(plan.small)], tensors[len(plan.small) :]
         loops: Any = _loops()
+        averages = np.empty(len(plan.inverses), PRECISIONS[tensors[0].dtype])
         # Copies: what changes in between does not reach the backward pass.
-        values = _gathered(small, plan.lengths, PRECISIONS[small[0].dtype])
-        averages = np.empty(len(plan.inverses), values.dtype)
-        loops.average(
-            np.array([weight.data_ptr() for weight in weights]),
-            plan.sizes,
-            np.array(inputs_last),
-            averages,
+        values = loops.read(
+            _addresses(tensors), plan.lengths, plan.sizes, np.array(inputs_last), averages
         )
         given = averages.reshape(controller.depth, -1), *_apart(values, plan.small)[plan.vectors :]
         steps, done = controller.forward_arrays(*given)
@@ -227,8 +222,9 @@ class _ArrayProducts(torch.autograd.Function):
             return None, None, None, *second_gradients(compute, tensors, joined)
         loops: Any = _loops()
         dense = [grad.resolve_neg().contiguous() for grad in grad_outputs]
-        grad = _gathered(dense, plan.lengths[: plan.vectors], values.dtype)
-        of_steps, of_vectors = loops.multiply_backward(grad, plan.table, steps, values)
+        of_steps, of_vectors = loops.multiply_backward(
+            _addresses(dense), plan.lengths[: plan.vectors], plan.table, steps, values
+        )
         of_averaged, *of_operands = controller.backward_arrays(
             of_steps.reshape(controller.depth, -1), done, *given
         )
@@ -246,12 +242,8 @@ def _composed(plan: ArrayPlan, controller: ArrayController, *tensors: Tensor) ->
     return joined * along(plan.runs, controller.composed(averaged, *operands))
 
 
-def _gathered(tensors: Sequence[Tensor], lengths: Array, dtype: Any) -> Array:
-    """Copy small dense tensors one behind the other."""
-    values: Array = np.empty(lengths.sum(), dtype)
-    loops: Any = _loops()
-    loops.gather(np.array([tensor.data_ptr() for tensor in tensors]), lengths, values)
-    return values
+def _addresses(tensors: Sequence[Tensor]) -> Array:
+    return np.array([tensor.data_ptr() for tensor in tensors])
 
 
 def _apart(values: Array, shapes: Iterable[torch.Size]) -> list[Array]:

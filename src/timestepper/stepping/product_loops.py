@@ -81,6 +81,26 @@ def average(addresses: Array, sizes: Array, inputs_last: Array, averages: Array)
 
 
 @compiled
+def read(
+    addresses: Array, lengths: Array, sizes: Array, inputs_last: Array, averages: Array
+) -> Array:
+    """Gather vectors, and average the weights that follow them; return the vectors' values.
+
+    Args:
+        addresses: where each of the vectors and of the weights lies.
+        lengths: of the vectors, see :func:`gather`.
+        sizes: of the weights, see :func:`average`.
+        inputs_last: likewise.
+        averages: likewise.
+    """
+    vectors = len(lengths)
+    values = np.empty(lengths.sum(), averages.dtype)
+    gather(addresses[:vectors], lengths, values)
+    average(addresses[vectors:], sizes, inputs_last, averages)
+    return values
+
+
+@compiled
 def multiply(runs: Array, steps: Array, values: Array) -> Array:
     """Multiply the values of vectors by step sizes.
 
@@ -99,8 +119,20 @@ def multiply(runs: Array, steps: Array, values: Array) -> Array:
 
 
 @compiled
-def multiply_backward(grad: Array, runs: Array, steps: Array, values: Array) -> tuple[Array, Array]:
-    """Compute the gradients of the step sizes and of vectors' values from that of the products."""
+def multiply_backward(
+    addresses: Array, lengths: Array, runs: Array, steps: Array, values: Array
+) -> tuple[Array, Array]:
+    """Compute the gradients of the step sizes and of vectors' values from those of the products.
+
+    Args:
+        addresses: where the gradient of each product lies.
+        lengths: how many numbers each has.
+        runs: as for :func:`multiply`.
+        steps: likewise.
+        values: likewise.
+    """
+    grad = np.empty(lengths.sum(), values.dtype)
+    gather(addresses, lengths, grad)
     grad_steps = np.zeros_like(steps)
     grad_values = np.empty_like(grad)
     at = 0
