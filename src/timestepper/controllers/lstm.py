@@ -15,6 +15,7 @@ from timestepper.controllers.standardise import (
     standardised_arrays,
     standardised_backward,
 )
+from timestepper.controllers.transforms import in_a_transform
 
 
 class LSTMController(ArrayController):
@@ -55,7 +56,7 @@ class LSTMController(ArrayController):
 
     def forward(self, averaged: Tensor) -> Tensor:
         """Compute step sizes in (0, 1); see :meth:`Controller.forward`."""
-        if torch._C._are_functorch_transforms_active():
+        if in_a_transform():
             return self.composed(averaged, *self.operands())
         if self.standardise:
             averaged = standardised(averaged)

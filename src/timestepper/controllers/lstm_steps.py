@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from timestepper.controllers.second_gradients import second_gradients
+from timestepper.controllers.transforms import stand_for_many
 
 
 def recurrence(from_inputs: Tensor, of_before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,7 +180,8 @@ class LSTMSteps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Go back through the blocks, from the last to the first."""
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        by_torch = torch.is_grad_enabled() or stand_for_many(grad_outputs)
+        if by_torch and not torch.compiler.is_compiling():
             inputs = ctx.saved_tensors[:7]  # type: ignore[attr-defined]
             return second_gradients(composed, inputs, grad_outputs[0])
         device = grad_outputs[0].device.type

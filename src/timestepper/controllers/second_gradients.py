@@ -12,7 +12,7 @@ from torch import Tensor
 def second_gradients(
     compute: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Compute gradients that have gradients themselves.
+    """Compute gradients that have gradients themselves, or many at once.
 
     Args:
         compute: the function of the inputs, in torch's own operations; it uses all of them.
@@ -25,9 +25,11 @@ def second_gradients(
     device = grad_output.device.type
     low_precision = torch.amp.is_autocast_available(device)
     # One tensor may be two inputs: each has a gradient of its own.
-    own = [one.view_as(one) for one in inputs]
-    with torch.autocast(device, enabled=False) if low_precision else nullcontext():
-        output = compute(*own)
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        own = [one.view_as(one) for one in inputs]
+        with torch.autocast(device, enabled=False) if low_precision else nullcontext():
+            output = compute(*own)
     wanted = [one for one in own if one.requires_grad]
-    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=create_graph))
     return tuple(next(grads) if one.requires_grad else None for one in own)

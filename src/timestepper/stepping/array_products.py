@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.controllers.arrays import Array, ArrayController
 from timestepper.controllers.second_gradients import second_gradients
+from timestepper.controllers.transforms import in_a_transform, stand_for_many
 from timestepper.errors import ConfigurationError
 from timestepper.stepping.branches import average_weights
 from timestepper.stepping.factors import Run, along
@@ -108,7 +109,7 @@ def array_products(
     if (
         not _in_arrays(controller)
         or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or in_a_transform()
         or is_in_torch_dispatch_mode()
     ):
         return None
@@ -215,7 +216,7 @@ class _ArrayProducts(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> Any:
         """Compute all gradients."""
         plan, controller, values, given, steps, done = ctx.rest  # type: ignore[attr-defined]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or stand_for_many(grad_outputs):
             tensors = ctx.saved_tensors  # type: ignore[attr-defined]
             joined = torch.cat([grad.reshape(-1) for grad in grad_outputs])
             compute = partial(_composed, plan, controller)

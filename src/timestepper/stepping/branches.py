@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from timestepper.controllers.transforms import in_a_transform
 from timestepper.errors import FoldError, NoBranchError
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -117,7 +118,8 @@ def average_weights(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
     Returns:
         ``(depth, features)``: row d holds w̄_d, its weights' averages one after the other.
     """
-    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+    differentiable = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    if differentiable and forward_ad._current_level < 0:
         result: Tensor = _AverageWeights.apply(per_branch, *weights)
         return result
     return _average(per_branch, weights)
@@ -136,8 +138,7 @@ def _fit_a_kernel(weights: Sequence[Tensor]) -> bool:
         first.device.type == GPU
         and first.dtype in (torch.float32, torch.float64)
         and _HAS_TRITON
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not in_a_transform()
         and (torch.compiler.is_compiling() or not is_in_torch_dispatch_mode())
         and all(
             type(weight) in PLAIN and weight.device == first.device and weight.dtype == first.dtype
