@@ -66,6 +66,13 @@ def test_precision_in_place_of_the_protocols():
     assert {p.configuration.precision for p in planned} == {"32-true"}
 
 
+def test_compiled_or_not():
+    scale = Scale(("smoke",), {"8": "cifar_resnet8"}, 1)
+    for given, compiled in ((None, False), (True, True), (False, False)):
+        planned = plan(("plain",), scale, RUNS, None, compile=given)
+        assert [each.configuration.compile for each in planned] == [compiled]
+
+
 def test_what_was_measured_before_a_training_went_on_is_measured_again():
     (planned, *_) = plan(("plain",), SMOKE, RUNS, None)
     planned = dataclasses.replace(planned, bound=True)

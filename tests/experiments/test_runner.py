@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -207,16 +208,25 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
+@pytest.fixture
+def captured(on_a_gpu, monkeypatch):
+    """Without compiling anything."""
+    monkeypatch.setattr(runner, "allows_capture", lambda configuration: True)
+
+
 def test_teams_on_a_gpu(on_a_gpu):
     planned = planned_runs(("plain", "tsc-lstm"), dataclasses.replace(TWO_SEEDS, seeds=3))
 
     def names(jobs, **changes):
-        runs = [with_setting(each, **changes) for each in planned]
+        runs = [with_setting(each, compile=True, **changes) for each in planned]
         return [[f"{e.method}{e.seed}" for e in team] for team in runner.teams_for(runs, jobs)]
 
     alone = [[f"{each.method}{each.seed}"] for each in planned]
     assert names(1) == alone
     assert names(8, accelerator="cpu") == alone
+    skipping = dataclasses.replace(planned[0].configuration.optimizer, skip_not_finite=True)
+    assert names(8, optimizer=skipping) == alone
+    assert [len(team) for team in runner.teams_for(planned, 8)] == [1] * 6  # not compiled
     assert names(8) == [["plain0", "plain1", "plain2"], ["tsc-lstm0", "tsc-lstm1", "tsc-lstm2"]]
     pairs = [["plain0", "plain1"], ["tsc-lstm0", "tsc-lstm1"], ["plain2"], ["tsc-lstm2"]]
     assert names(2) == pairs
@@ -227,7 +237,7 @@ def test_teams_on_a_cpu():
     assert runner.teams_for(planned, 8) == [[each] for each in planned]
 
 
-def test_side_by_side_they_are_what_they_are_alone(on_a_gpu):
+def test_side_by_side_they_are_what_they_are_alone(captured):
     planned = planned_runs(("tsc-lstm",), TWO_SEEDS)
     assert list(runner.carry_out(planned, jobs=2)) == [(each, None) for each in planned]
     assert [each.state for each in planned] == ["done", "done"]
@@ -242,18 +252,34 @@ def test_side_by_side_they_are_what_they_are_alone(on_a_gpu):
     assert again["accuracy"] == made[1]["accuracy"]
 
 
-def test_one_that_fails_side_by_side_holds_up_nothing(on_a_gpu):
-    planned = planned_runs(("plain",), TWO_SEEDS)
-    with planned[1].run.writing():
-        ended = list(runner.carry_out(planned, jobs=2))
-    assert [each for each, _ in ended] == planned
-    assert ended[0][1] is None
-    assert "1 of 2 trainings failed, seed 1: another process is training in" in ended[1][1]
-    assert [each.state for each in planned] == ["done", "new"]
-    assert list(runner.carry_out(planned, jobs=2)) == [(planned[1], None)]
+def test_those_that_fail_side_by_side_hold_up_nothing(captured):
+    planned = planned_runs(("plain",), dataclasses.replace(TWO_SEEDS, seeds=3))
+    with planned[1].run.writing(), planned[2].run.writing():
+        ended = [failure for _, failure in runner.carry_out(planned, jobs=3)]
+    assert ended[0] is None
+    for each, failure in zip(planned[1:], ended[1:], strict=True):
+        assert failure.startswith(f"another process is training in {each.run.folder}; ")
+    assert [each.state for each in planned] == ["done", "new", "new"]
+    assert list(runner.carry_out(planned, jobs=3)) == [(each, None) for each in planned[1:]]
 
 
-def test_a_signal_saves_all_that_run_side_by_side(on_a_gpu):
+def test_jobs_are_trainings(captured, monkeypatch):
+    """However they are distributed over processes."""
+    planned = planned_runs(("plain", "tsc-lstm"), TWO_SEEDS)
+    teams = [planned[:2], planned[2:3], planned[3:]]
+    monkeypatch.setattr(runner, "teams_for", lambda *_: teams.copy())
+    at_once = []
+
+    def look(sentinels, timeout):
+        at_once.append(sum(each.run.is_in_training() for each in planned))
+        return wait(sentinels, timeout)
+
+    monkeypatch.setattr(runner, "wait", look)
+    assert all(failure is None for _, failure in runner.carry_out(planned, jobs=3))
+    assert max(at_once) == 3
+
+
+def test_a_signal_saves_all_that_run_side_by_side(captured):
     planned = planned_runs(("plain",), TWO_SEEDS, epochs=200)
     stopper = threading.Thread(
         target=_kill_when_running, args=(planned[0], signal.SIGTERM, os.getpid())

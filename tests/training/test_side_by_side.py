@@ -1,9 +1,12 @@
 """Trainings that take turns in a process are what they are alone."""
 
+import gc
 import io
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +15,12 @@ from trainings import TINY, assert_same_end, at_step, checkpoint, metrics, start
 
 from timestepper.cli import main
 from timestepper.errors import ConfigurationError, RunError
+from timestepper.training import loop
 from timestepper.training.configuration import NetworkConfiguration, OptimizerConfiguration
 from timestepper.training.interruption import Interrupted
-from timestepper.training.loop import train_side_by_side
+from timestepper.training.loop import SomeFailedError, train_side_by_side
 from timestepper.training.run import Run, Training
+from timestepper.training.trainer import Trainer
 from timestepper.training.turns import Turns, compiled_by_themselves
 
 DROPPING = {"network": NetworkConfiguration("timm/test_resnet", {"drop_path_rate": 0.5})}
@@ -83,10 +88,10 @@ def test_a_training_that_fails_leaves_the_others_alone(monkeypatch):
 
     with monkeypatch.context() as patches:
         at_step(patches, 5, poison)  # the second of seed 4
-        with pytest.raises(RunError) as failed:
+        with pytest.raises(SomeFailedError) as failed:
             together(3, 4, 5)
     assert str(failed.value).startswith(
-        "1 of 3 trainings failed, seed 4: the training loss is nan in epoch 1, step 2 at fc; there "
+        "1 of 3 trainings failed, seed4: the training loss is nan in epoch 1, step 2 at fc; there "
     )
     assert not Path("seed4/checkpoints").exists()
     for seed in (3, 5):
@@ -94,13 +99,41 @@ def test_a_training_that_fails_leaves_the_others_alone(monkeypatch):
         assert_same_end(f"seed{seed}", f"alone{seed}")
 
 
-def test_a_folder_in_which_another_process_trains(monkeypatch):
+def test_what_failed_is_let_go(monkeypatch):
+    """Others may need its memory."""
+    kept, alive = [], []
+
+    def fail(trainer):
+        kept.append(weakref.ref(trainer.network))
+        raise RunError("it fails")
+
+    def look(trainer):
+        gc.collect()
+        alive.append(kept[0]() is not None)
+
+    step, made = Trainer.step, []
+
+    def counted(trainer, *batch):
+        made.append(1)
+        {5: fail, 20: look}.get(len(made), lambda _: None)(trainer)
+        return step(trainer, *batch)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+    with pytest.raises(SomeFailedError, match="1 of 2 trainings failed, seed3: it fails"):
+        together(3, 4)
+    assert alive == [False]
+
+
+def test_folders_in_which_another_process_trains(monkeypatch):
     monkeypatch.setattr("timestepper.training.run.PATIENCE", 0)
-    with Run(Path("seed4")).writing(), pytest.raises(RunError) as failed:
-        together(3, 4, epochs=1)
-    assert "1 of 2 trainings failed, seed 4: another process is training in seed4" in str(
-        failed.value
-    )
+    runs = [Run(Path(f"seed{seed}")) for seed in (4, 5)]
+    with runs[0].writing(), runs[1].writing(), pytest.raises(SomeFailedError) as failed:
+        together(3, 4, 5, epochs=1)
+    reasons = {run.folder.name: reason for run, reason in failed.value.reasons.items()}
+    assert list(reasons) == ["seed4", "seed5"]
+    for name, reason in reasons.items():
+        assert reason.startswith(f"another process is training in {name}; ")
+    assert str(failed.value) == f"2 of 3 trainings failed, seed4: {reasons['seed4']}"
     assert Path("seed3/folded.safetensors").exists()
 
 
@@ -118,9 +151,42 @@ def test_too_little_memory(monkeypatch, raised, named):
             raise raised
         torch.empty(2**60)
 
-    at_step(monkeypatch, 5, fill)
-    with pytest.raises(RunError, match=f"^there is not enough {named} for the training; make "):
+    with monkeypatch.context() as patches:
+        at_step(patches, 6, fill)
+        with pytest.raises(RunError, match=f"^there is not enough {named} for the training; make "):
+            start("alone")
+    at_step(monkeypatch, 6, fill)
+    with pytest.raises(SomeFailedError, match=f"seed4: there is not enough {named} for the train"):
         together(3, 4)
+    assert Path("seed3/folded.safetensors").exists()
+
+
+def test_a_signal_when_one_has_ended(monkeypatch):
+    """What has ended gets its report all the same."""
+    start("seed3", seed=3)
+    reported = []
+    monkeypatch.setattr(loop, "write_report", lambda run, trained: reported.append(run) or "")
+    at_step(monkeypatch, 5, lambda trainer: signal.raise_signal(signal.SIGTERM))
+    runs = [Run(Path(f"seed{seed}")) for seed in (3, 4)]
+    trainings = [
+        Training(run, replace(TINY, seed=seed), resume=seed == 3)
+        for run, seed in zip(runs, (3, 4), strict=True)
+    ]
+    with pytest.raises(Interrupted, match=r"continue with: timestepper train --resume seed4$"):
+        train_side_by_side(trainings, console=Console(quiet=True), report=True)
+    assert reported == runs[:1]
+    assert checkpoint("seed4")["batch"] == 5
+
+
+def test_a_signal_before_the_first_step_of_some(monkeypatch):
+    with monkeypatch.context() as patches:
+        at_step(patches, 1, lambda trainer: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted, match=r"--resume seed3 seed4 seed5$"):
+            together(3, 4, 5)
+    assert [checkpoint(f"seed{seed}")["batch"] for seed in (3, 4, 5)] == [1, 0, 0]
+    together(3, 4, 5, resume=True)
+    start("alone", seed=5)
+    assert_same_end("seed5", "alone")
 
 
 def test_more_than_seeds_differ():
@@ -131,15 +197,33 @@ def test_more_than_seeds_differ():
     assert not Path("first").exists()
 
 
-def test_several_processes(monkeypatch):
-    fabric = type("Fabric", (), {"world_size": 2})
-    monkeypatch.setattr("timestepper.training.loop.build_fabric", lambda configuration: fabric)
-    with pytest.raises(ConfigurationError, match="2 trainings side by side can't share 2 processe"):
-        together(3, 4)
+def test_the_same_seed():
+    trainings = [Training(Run(Path(name)), TINY, resume=False) for name in ("first", "second")]
+    with pytest.raises(ConfigurationError, match="first and second have the same seed; use a com"):
+        train_side_by_side(trainings, console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "changes", "message"),
+    [
+        (2, "cpu", {}, "several trainings side by side can't share 2 processes"),
+        (
+            1,
+            "cuda",
+            {"compile": True, "optimizer": OptimizerConfiguration(skip_not_finite=True)},
+            "on a GPU compiled trainings with a penalty or skip_not_finite can't be side by side",
+        ),
+    ],
+)
+def test_what_can_not_take_turns(monkeypatch, processes, device, changes, message):
+    fabric = SimpleNamespace(world_size=processes, device=torch.device(device))
+    monkeypatch.setattr(loop, "build_fabric", lambda configuration: fabric)
+    with pytest.raises(ConfigurationError, match=message):
+        together(3, 4, **changes)
 
 
 def test_command(capsys):
-    assert main([*COMMAND, "--seeds", "3", "4", "--folder", "run"]) == 0
+    assert main([*COMMAND, "--seeds", "3", "4", "--folder", "run/"]) == 0
     shown = capsys.readouterr().out
     for seed in (3, 4):
         assert f"seed {seed}: report: run-{seed}/report.html" in shown

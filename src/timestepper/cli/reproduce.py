@@ -84,6 +84,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "bfloat16 takes many times as long",
     )
     parser.add_argument(
+        "--compile",
+        type=bool | None,
+        help="run through torch.compile, on a GPU with CUDA graphs; there seeds then train side by "
+        "side with --jobs",
+    )
+    parser.add_argument(
         "--runs",
         type=str,
         default="runs",
@@ -178,7 +184,13 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     if runs.exists() and not runs.is_dir():
         raise RunError(f"{runs} is a file; name a folder for the trainings with --runs")
     planned = plan(
-        study.methods, scale, runs, parsed.data.data_dir, parsed.data.download, parsed.precision
+        study.methods,
+        scale,
+        runs,
+        parsed.data.data_dir,
+        parsed.data.download,
+        parsed.precision,
+        parsed.compile,
     )
     estimator = Estimator(parsed.jobs)
     require_same_images(planned, estimator.images)
@@ -213,7 +225,8 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     if not outcomes:
         raise RunError(f"no training of {name} succeeded; see the logs in {parsed.runs}")
     result: Result = experiment.present(scale, planned, outcomes)
-    changed = [f" --{n} {parsed[n]}" for n in ("seeds", "precision") if parsed[n] is not None]
+    given = {n: parsed[n] for n in ("seeds", "precision", "compile") if parsed[n] is not None}
+    changed = [f" --{n} {str(value).lower()}" for n, value in given.items()]
     command = f"timestepper reproduce {name} --scale {parsed.scale}{''.join(changed)}"
     made_by = provenance(command=command)
     _show(result, console)

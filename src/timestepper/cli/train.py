@@ -21,7 +21,7 @@ EXAMPLES = (
     "timestepper train --recipe cifar10 --network.name cifar_resnet110 --data.data_dir DIR",
     "timestepper train --recipe cifar10 --stepping.controller none --folder runs/plain",
     "timestepper train --network.name timm/resnet50 --data.name imagefolder --data.data_dir DIR",
-    "timestepper train --recipe cifar10 --data.data_dir DIR --seeds 0 1 2 3",
+    "timestepper train --recipe cifar10 --data.data_dir DIR --compile true --seeds 0 1 2 3",
     "timestepper train --resume runs/digits-cifar_resnet20-lstm-0",
     "torchrun --nproc_per_node 8 --no-python timestepper train --recipe imagenet",
 )
@@ -44,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="SEED",
         help="train a network for each of these seeds, side by side in this process; with --folder "
-        "into FOLDER-SEED. Small networks share a GPU well that way",
+        "into FOLDER-SEED. Small networks share a GPU well that way, with --compile true",
     )
     parser.add_argument(
         "--resume",
@@ -87,10 +87,8 @@ def _new(parser: CommandParser, parsed: Namespace) -> list[Training]:
     if any(word.partition("=")[0] == "--seed" for word in parser.given):
         raise ConfigurationError("--seed and --seeds can't go together; leave one of them out")
     _require_different("--seeds", parsed.seeds)
-    return [
-        _training(replace(configuration, seed=seed), parsed.folder and f"{parsed.folder}-{seed}")
-        for seed in parsed.seeds
-    ]
+    folders = {s: parsed.folder and f"{Path(parsed.folder)}-{s}" for s in parsed.seeds}
+    return [_training(replace(configuration, seed=s), folder) for s, folder in folders.items()]
 
 
 def _training(configuration: Configuration, folder: str | None) -> Training:

@@ -97,6 +97,7 @@ def plan(
     data_dir: str | None,
     download: bool = False,
     precision: Precision | None = None,
+    compile: bool | None = None,
 ) -> list[PlannedRun]:
     """Plan the trainings of an experiment; experiments that need the same ones share them.
 
@@ -107,6 +108,7 @@ def plan(
         data_dir: folder with the data sets, see :class:`DataConfiguration`.
         download: fetch missing files.
         precision: in place of the protocols'.
+        compile: likewise.
 
     Returns:
         The trainings, all methods of a seed together.
@@ -130,6 +132,7 @@ def plan(
             network=replace(base.network, name=network),
             data=replace(base.data, data_dir=data_dir, download=download),
             precision=precision or base.precision,
+            compile=base.compile if compile is None else compile,
         )
         where = f"method {method}"
         configuration = overlaid(own, known[method].settings, where)

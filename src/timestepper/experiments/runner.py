@@ -21,8 +21,9 @@ from timestepper.errors import TimestepperError
 from timestepper.experiments.plan import PlannedRun
 from timestepper.files import write_atomically
 from timestepper.provenance import commit, provenance
+from timestepper.training.build import allows_capture
 from timestepper.training.interruption import Interrupted, Signals
-from timestepper.training.loop import train_side_by_side
+from timestepper.training.loop import SomeFailedError, train_side_by_side
 from timestepper.training.run import Training
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     """Train and measure what is not done yet, and go on after a training that fails.
 
     Trainings that were interrupted go on where they stopped. On SIGTERM or Ctrl-C all trainings
-    save their state before this raises. On a GPU those that differ in their seeds run side by side
-    in one process, as the kernels of several processes take turns there; on a CPU each has its own.
+    save their state before this raises. Those that differ in their seeds run side by side in one
+    process where each step is a single CUDA graph, as the kernels of several processes take turns
+    on a GPU; otherwise each has its own.
 
     Args:
         planned: the trainings.
@@ -57,15 +59,17 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[Planne
     waiting = [each for each in planned if each.state != "done"]
     make_folders(waiting)
     teams = teams_for(waiting, jobs)
-    processes = 1 if any(len(team) > 1 for team in teams) else jobs
     active: dict[int, tuple[ForkServerProcess, list[PlannedRun]]] = {}
     told = False
     with Signals(SIGNALS) as stop:
         try:
             while active or (teams and not stop.received):
-                while teams and len(active) < processes and not stop.received:
+                while teams and not stop.received:
+                    if sum(len(team) for _, team in active.values()) + len(teams[0]) > jobs:
+                        break
                     team = teams.pop(0)
-                    process = context.Process(target=work, args=(team, threads_for(processes)))
+                    threads = threads_for(jobs, len(team))
+                    process = context.Process(target=work, args=(team, threads))
                     process.start()
                     active[process.sentinel] = (process, team)
                 for sentinel in wait(list(active), timeout=0.2):
@@ -102,9 +106,17 @@ def teams_for(planned: Sequence[PlannedRun], jobs: int) -> list[list[PlannedRun]
 
 
 def _differ_in_seeds(one: PlannedRun, other: PlannedRun) -> bool:
-    """Tell whether two trainings can be made side by side, and gain by it."""
-    alike = replace(one.configuration, seed=other.seed) == other.configuration
-    return alike and one.configuration.accelerator != "cpu" and torch.cuda.is_available()
+    """Tell whether two trainings can be made side by side, and gain by it.
+
+    Steps that are not captured wait for the host, which launches for all in a process.
+    """
+    configuration = one.configuration
+    return (
+        replace(configuration, seed=other.seed) == other.configuration
+        and allows_capture(configuration)
+        and configuration.accelerator != "cpu"
+        and torch.cuda.is_available()
+    )
 
 
 def make_folders(planned: Sequence[PlannedRun]) -> None:
@@ -117,9 +129,9 @@ def make_folders(planned: Sequence[PlannedRun]) -> None:
         each.log.parent.mkdir(parents=True, exist_ok=True)
 
 
-def threads_for(jobs: int) -> int:
-    """Share the CPU's cores among trainings that run at once."""
-    return max(1, cores() // jobs)
+def threads_for(jobs: int, team: int = 1) -> int:
+    """Share the CPU's cores among trainings that run at once, so many of them in a process."""
+    return max(1, team * cores() // jobs)
 
 
 def cores() -> int:
@@ -159,9 +171,10 @@ def work(team: Sequence[PlannedRun], threads: int) -> None:
         if trainings:
             train_side_by_side(trainings, console=Console(width=120))
     except (TimestepperError, Interrupted, OSError) as error:
+        reasons = error.reasons if isinstance(error, SomeFailedError) else {}
         for each in untrained:
             if each.state in ("new", "started"):
-                _log(each, str(error))
+                _log(each, reasons.get(each.run, str(error)))
         if isinstance(error, Interrupted):
             sys.exit(1)
     for each in team:

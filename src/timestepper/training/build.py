@@ -189,15 +189,19 @@ def _require_fit(network: nn.Module, configuration: Configuration, images: DataS
         )
 
 
-def captures_steps(configuration: Configuration, fabric: Fabric) -> bool:
-    """Tell whether whole steps run as a CUDA graph: there the host can't look in between."""
+def allows_capture(configuration: Configuration) -> bool:
+    """Tell whether a GPU may run whole steps as CUDA graphs: the host can't look in between."""
     return (
         configuration.compile
-        and fabric.device.type == "cuda"
-        and fabric.world_size == 1
         and not configuration.optimizer.skip_not_finite
         and configuration.stability.penalty == "none"
     )
+
+
+def captures_steps(configuration: Configuration, fabric: Fabric) -> bool:
+    """Tell whether whole steps run as a CUDA graph."""
+    on_one_gpu = fabric.device.type == "cuda" and fabric.world_size == 1
+    return on_one_gpu and allows_capture(configuration)
 
 
 def build_module(configuration: Configuration, network: nn.Module, fabric: Fabric) -> Any:

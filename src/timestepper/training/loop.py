@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 
 from lightning_fabric import Fabric
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, RunError, TimestepperError
-from timestepper.training.build import build_data, build_fabric
+from timestepper.training.build import build_data, build_fabric, captures_steps
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
@@ -45,6 +45,19 @@ def train(
     train_side_by_side([Training(run, configuration, resume)], console=console, report=report)
 
 
+class SomeFailedError(RunError):
+    """Some of several trainings failed.
+
+    Attributes:
+        reasons: why, for each of them.
+    """
+
+    def __init__(self, reasons: Mapping[Run, str], count: int) -> None:
+        run, reason = next(iter(reasons.items()))
+        super().__init__(f"{len(reasons)} of {count} trainings failed, {run.folder}: {reason}")
+        self.reasons = reasons
+
+
 def train_side_by_side(
     trainings: Sequence[Training], *, console: Console, report: bool = False
 ) -> None:
@@ -61,7 +74,8 @@ def train_side_by_side(
 
     Raises:
         TimestepperError: as for :func:`train`; the trainings differ in more than their seeds, or
-            several are to run on several processes.
+            can't share a process.
+        SomeFailedError: some of several failed.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     for each in trainings:
@@ -69,74 +83,94 @@ def train_side_by_side(
             each.run.require_new()
     configuration = _what_they_share(trainings)
     fabric = build_fabric(configuration)
-    if len(trainings) > 1 and fabric.world_size > 1:
-        raise ConfigurationError(
-            f"{len(trainings)} trainings side by side can't share {fabric.world_size} processes; "
-            "start them without torchrun, or one at a time"
-        )
+    alone = len(trainings) == 1
+    if not alone:
+        _require_one_process(configuration, fabric)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(deterministic_kernels(configuration.deterministic))
-            stack.enter_context(enough_memory())
-            if configuration.compile:
-                stack.enter_context(compiled_by_themselves(len(trainings)))
-            images = build_data(configuration)
-            lanes = [_Lane(each, images, fabric, alone=len(trainings) == 1) for each in trainings]
-            _take_turns(lanes, console)
-    except Interrupted:
-        leave_processes(fabric)
-        raise
+    with ExitStack() as stack:
+        stack.enter_context(deterministic_kernels(configuration.deterministic))
+        if configuration.compile:
+            stack.enter_context(compiled_by_themselves(len(trainings)))
+        images = build_data(configuration)
+        lanes = [_Lane(each, images, fabric, alone=alone) for each in trainings]
+        stop = _take_turns(lanes, console)
     leave_processes(fabric)
     for lane in lanes:
         if report and fabric.is_global_zero and lane.trained:
             say(console, lane.name + write_report(lane.run, lane.trained))
-    rows = [lane.trainer.history[-1] for lane in lanes if lane.trained]
-    if len(rows) > 1:
+    if stop:
+        raise stop
+    if len(rows := [lane.last_row for lane in lanes if lane.last_row]) > 1:
         say(console, summary(rows))
-    failed = [lane for lane in lanes if lane.error]
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(lanes)} trainings failed, {failed[0].name}{failed[0].error}"
-        )
+    if reasons := {lane.run: lane.error for lane in lanes if lane.error}:
+        raise SomeFailedError(reasons, len(lanes))
 
 
 def _what_they_share(trainings: Sequence[Training]) -> Configuration:
     """Return the configuration of the first one, if all have the same but for the seed."""
     first = trainings[0]
-    for each in trainings[1:]:
+    runs: dict[int, Run] = {}
+    for each in trainings:
+        pair = f"{first.run.folder} and {each.run.folder}"
         if replace(each.configuration, seed=first.configuration.seed) != first.configuration:
             raise ConfigurationError(
-                f"{first.run.folder} and {each.run.folder} differ in more than their seeds, and "
-                "can't be trained side by side; use a command for each"
+                f"{pair} differ in more than their seeds, and can't be trained side by side; use a "
+                "command for each"
+            )
+        other = runs.setdefault(each.configuration.seed, each.run)
+        if other is not each.run:
+            raise ConfigurationError(
+                f"{other.folder} and {each.run.folder} have the same seed; use a command for each"
             )
     return first.configuration
+
+
+def _require_one_process(configuration: Configuration, fabric: Fabric) -> None:
+    """Make sure that several trainings can take turns."""
+    if fabric.world_size > 1:
+        raise ConfigurationError(
+            f"several trainings side by side can't share {fabric.world_size} processes; start them "
+            "without torchrun, or one at a time"
+        )
+    on_gpu = fabric.device.type == "cuda"
+    if on_gpu and configuration.compile and not captures_steps(configuration, fabric):
+        # torch.compile's own CUDA graphs share their memory, and count on a single stream.
+        raise ConfigurationError(
+            "on a GPU compiled trainings with a penalty or skip_not_finite can't be side by side; "
+            "set compile to false, or use a command for each"
+        )
 
 
 _END = object()
 
 
 class _Lane:
-    """One of the trainings that take turns."""
+    """One of the trainings that take turns; what it takes is given back when it has ended."""
 
     def __init__(self, training: Training, images: DataSet, fabric: Fabric, *, alone: bool) -> None:
         self.run = training.run
-        self.resume = training.resume
         self.name = "" if alone else f"seed {training.configuration.seed}: "
         self.turns = None if alone else Turns(fabric.device)
         self.trained: Trained | None = None
-        self.error: TimestepperError | None = None
+        self.last_row: dict[str, float] | None = None
+        self.error: str | None = None
+        self._resume = training.resume
+        self._fabric = fabric
+        self._steps: Iterator[None] = iter(())
         with self._turn():
-            self.trainer = Trainer(training.run, training.configuration, images, fabric)
+            self._trainer = Trainer(training.run, training.configuration, images, fabric)
 
-    def _turn(self) -> AbstractContextManager[None]:
-        return self.turns.turn() if self.turns else nullcontext()
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with enough_memory(), self.turns.turn() if self.turns else nullcontext():
+            yield
 
     def begin(self, signals: Signals, bars: Bars, console: Console) -> Generator[None]:
         """Get ready for :meth:`go_on`."""
-        self._steps = self._train(signals, bars, console)
-        return self._steps
+        steps = self._train(self._trainer, signals, bars, console)
+        self._steps = steps
+        return steps
 
     def go_on(self) -> bool:
         """Make a step; tell whether it was not the end.
@@ -145,21 +179,28 @@ class _Lane:
             Interrupted: a signal came; everything is saved.
             TimestepperError: the training failed, and is the only one.
         """
+        goes_on = False
         try:
             with self._turn():
-                return next(self._steps, _END) is not _END
+                goes_on = next(self._steps, _END) is not _END
         except TimestepperError as error:
             if self.turns is None:
                 raise
-            self.error = error
-            return False
+            # Not the error itself, which keeps all that was there when it was raised.
+            self.error = str(error)
+        finally:
+            if not goes_on:
+                self._steps = iter(())
+                del self._trainer
+        return goes_on
 
-    def _train(self, signals: Signals, bars: Bars, console: Console) -> Generator[None]:
+    def _train(
+        self, trainer: Trainer, signals: Signals, bars: Bars, console: Console
+    ) -> Generator[None]:
         """Train from the start or from the last checkpoint on, and write the results."""
-        run, trainer = self.run, self.trainer
-        fabric = trainer.fabric
+        run, fabric = self.run, self._fabric
         with run.writing() if fabric.is_global_zero else nullcontext():
-            if not self.resume:
+            if not self._resume:
                 if fabric.is_global_zero:
                     run.create(trainer.configuration, trainer.images, fabric.device)
                 fabric.barrier()
@@ -175,19 +216,20 @@ class _Lane:
                     run.start(trainer.images, fabric.device)
             yield from trainer.fit(signals, bars, self.name)
             network = trainer.trained.eval()
-            self.trained = Trained(
+            trained = Trained(
                 network, trainer.configuration, trainer.images, fabric, trainer.epoch, None
             )
             if fabric.is_global_zero:
-                write_results(run, self.trained, trainer.history)
+                write_results(run, trained, trainer.history)
                 say(console, self.name + last_line(trainer.history[-1], run))
         if self.turns:
             self.turns.wait()
+        self.trained, self.last_row = trained, trainer.history[-1]
 
 
-def _take_turns(lanes: Sequence[_Lane], console: Console) -> None:
-    """Train all until each has ended or failed, or all were told to stop."""
-    stops: list[tuple[Run, Interrupted]] = []
+def _take_turns(lanes: Sequence[_Lane], console: Console) -> Interrupted | None:
+    """Train all until each has ended or failed, or all were told to stop; return what they say."""
+    stops: dict[_Lane, Interrupted] = {}
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         bars = stack.enter_context(Bars(console))
@@ -202,13 +244,12 @@ def _take_turns(lanes: Sequence[_Lane], console: Console) -> None:
                 elif lane.error:
                     say(console, f"{lane.name}{lane.error}")
             except Interrupted as stop:
-                stops.append((lane.run, stop))
-    if len(stops) == 1:
-        raise stops[0][1]
-    if stops:
-        folders = " ".join(str(run.folder) for run, _ in stops)
-        raise Interrupted(
-            stops[0][1].number,
-            f"stopped {len(stops)} trainings; everything is saved, continue with: timestepper "
-            f"train --resume {folders}",
-        )
+                stops[lane] = stop
+    if len(stops) < 2:
+        return next(iter(stops.values()), None)
+    folders = " ".join(str(lane.run.folder) for lane in lanes if lane in stops)
+    return Interrupted(
+        next(iter(stops.values())).number,
+        f"stopped {len(stops)} trainings; everything is saved, continue with: timestepper train "
+        f"--resume {folders}",
+    )

@@ -31,7 +31,7 @@ class Bars(Progress):
 
 
 class TrainingProgress:
-    """Shows how far a training is.
+    """Shows how far a training is, while it is entered.
 
     Args:
         bars: where its bar is, and the console of its lines.
@@ -48,6 +48,12 @@ class TrainingProgress:
         self._task = bars.add_task(
             name, total=updates, completed=done, epoch=1, epochs=epochs, figures=""
         )
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.remove_task(self._task)
 
     def update(
         self, *, epoch: int, done: int, loss: float, accuracy: float, images_per_second: float

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -96,13 +96,17 @@ class Trainer(Steps):
         """
         epochs = self.configuration.epochs
         updates = epochs * self.updates_per_epoch
-        progress = TrainingProgress(
-            bars, updates=updates, done=self.updates, epochs=epochs, name=name
-        )
-        events = None
-        if self.fabric.is_global_zero:
-            events = Events(self.run.events, self.history, self.step_history)
-        with closing(events) if events else nullcontext():
+        with ExitStack() as stack:
+            progress = stack.enter_context(
+                TrainingProgress(bars, updates=updates, done=self.updates, epochs=epochs, name=name)
+            )
+            events = None
+            if self.fabric.is_global_zero:
+                events = stack.enter_context(
+                    closing(Events(self.run.events, self.history, self.step_history))
+                )
+            # Others may have taken long to begin.
+            self._leave_if_told(signals)
             while self.epoch < epochs:
                 start = time.perf_counter()
                 images_seen = yield from self._train_epoch(signals, progress)
@@ -183,8 +187,8 @@ class Trainer(Steps):
         place = f"{what} in epoch {self.epoch + 1}{where}"
         raise stopped(self.run, place, penalised=self.penalty is not None)
 
-    def _leave_evaluation(self, signals: Signals) -> None:
-        """Save and leave if told to; of several processes each has batches of its own here."""
+    def _leave_if_told(self, signals: Signals) -> None:
+        """Save and leave if told to; several processes agree on it elsewhere."""
         if self.fabric.world_size == 1 and signals.received:
             self._save(best=False)
             self._leave(signals.received)
@@ -195,7 +199,7 @@ class Trainer(Steps):
         # All evaluate with the statistics that are saved.
         share_statistics(self.trained, self.fabric)
         split = self.images.evaluation_split
-        leave = partial(self._leave_evaluation, signals)
+        leave = partial(self._leave_if_told, signals)
         batch = evaluation_batch(self.images, self.fabric.device)
         tested = evaluate(self.trained, self.images, self.fabric, batch, split, leave)
         if not math.isfinite(tested.loss):

@@ -11,8 +11,9 @@ import torch
 class Turns:
     """Gives one of several trainings its turns: meanwhile it has what it would have alone.
 
-    Random numbers come from generators of its own, which begin as the process's are. On a GPU its
-    kernels are launched on a stream of its own, so that they run beside those of the others.
+    Random numbers come from generators of its own, which a training seeds before it uses them. On
+    a GPU its kernels are launched on a stream of its own, so that they run beside those of the
+    others.
 
     Args:
         device: where it runs.
