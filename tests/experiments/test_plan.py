@@ -54,7 +54,7 @@ def test_paper_scale_is_the_papers_protocol(name):
 
 def test_figure5_has_the_papers_depths():
     names = list(read_study("figure5").paper.networks.values())
-    assert names == [f"cifar_resnet{d}" for d in (20, 32, 56, 110, 146, 290, 362, 506)]
+    assert names == [f"cifar_resnet{d}" for d in (32, 56, 110, 146, 290, 362, 506)]
 
 
 def test_precision_in_place_of_the_protocols():
@@ -231,3 +231,24 @@ def test_a_broken_study_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(ConfigurationError, match=r"table2.yaml: ") as error:
         read_study("table2")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["table2", "table3", "table4", "figure3", "figure5"])
+def test_networks_of_the_paper_start_with_their_last_gamma_at_one(name):
+    """From 0 or 0.5 it is a method of its own."""
+    study = read_study(name)
+    for planned in plan(("plain",), dataclasses.replace(study.paper, seeds=1), RUNS, None):
+        network = planned.configuration.network
+        with torch.device("meta"):
+            created = create(network.name, **network.options)
+        assert network.options.get("zero_init_last", False) is False
+        assert ("timm" in type(created).__module__) == ("zero_init_last" in network.options)
+
+
+def test_last_gamma_of_a_planned_network():
+    (planned,) = plan(
+        ("plain",), dataclasses.replace(read_study("table2").paper, seeds=1), RUNS, None
+    )
+    network = planned.configuration.network
+    last = create(network.name, **network.options).layer1[0].bn3
+    assert torch.equal(last.weight, torch.ones_like(last.weight))

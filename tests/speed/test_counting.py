@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torchvision.models import ViT_B_16_Weights
 
-from timestepper.speed.counting import count, count_stepped, multiply_accumulates
+from timestepper.speed.counting import build_shapes, count, count_stepped, multiply_accumulates
 
 
 def test_a_network_by_hand():
@@ -26,16 +29,35 @@ def test_a_network_by_hand():
 def test_products_of_every_kind():
     a, b, c = torch.ones(2, 3, 4), torch.ones(2, 4, 5), torch.ones(3, 1)
     matrix, vector = torch.ones(3, 4), torch.ones(4)
+    tokens = torch.ones(1, 2, 10, 8)
     expected = {
         "by element": (lambda: a * 2 + a / 3, 2 * 24),
         "by broadcasting": (lambda: a * c, 24),
         "addcmul": (lambda: torch.addcmul(a, a, c), 24),
         "addmv": (lambda: torch.addmv(torch.ones(3), matrix, vector), 12),
+        "mv": (lambda: matrix @ vector, 12),
+        "in place": (lambda: torch.ones(5).mul_(2).div_(2), 10),
+        "attention": (lambda: functional.scaled_dot_product_attention(*[tokens] * 3), 3_200),
+        # Projections of queries, keys and values, of the result, and attention itself.
+        "a layer of attention": (
+            lambda: nn.MultiheadAttention(16, 2).eval()(*[tokens.flatten(0, 1).view(10, 16)] * 3),
+            4 * 10 * 16 * 16 + 2 * 10 * 10 * 16 + 10 * 16,  # the queries are scaled
+        ),
+        "a transformer's layer": (
+            lambda: nn.TransformerEncoderLayer(16, 2, 32).eval()(torch.ones(10, 1, 16)),
+            4 * 10 * 16 * 16 + 2 * 10 * 10 * 16 + 2 * 10 * 16 * 32,
+        ),
         "baddbmm": (lambda: torch.baddbmm(torch.ones(1), a, b), 2 * 3 * 4 * 5),
         "sums and activations": (lambda: (a + a).sigmoid().mean(), 0),
     }
     for name, (run, operations) in expected.items():
         assert multiply_accumulates(run) == operations, name
+
+
+def test_a_vision_transformer():
+    """Against torchvision's own count, which has what ours has but for element-wise products."""
+    counted = count(build_shapes("torchvision/vit_b_16")).operations / 1e9
+    assert counted == pytest.approx(ViT_B_16_Weights.IMAGENET1K_V1.meta["_ops"], rel=2e-3)
 
 
 BASIC = ((64, 2), (128, 2), (256, 2), (512, 2))

@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
 from timestepper.experiments.study import Noise, Scale, read_methods
-from timestepper.training.configuration import Configuration, DataConfiguration, Precision
+from timestepper.training.configuration import (
+    Configuration,
+    DataConfiguration,
+    NetworkConfiguration,
+    Precision,
+)
 from timestepper.training.recipes import overlaid, packaged_recipe, read_configuration
 from timestepper.training.run import Run
 
@@ -129,7 +134,7 @@ def plan(
         own = replace(
             base,
             seed=seed,
-            network=replace(base.network, name=network),
+            network=NetworkConfiguration(network, base.network.options | scale.options),
             data=replace(base.data, data_dir=data_dir, download=download),
             precision=precision or base.precision,
             compile=base.compile if compile is None else compile,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -80,6 +80,7 @@ class Scale:
         seeds: number of seeds; they are 0, 1, 2 and so on.
         noise: what is measured of the trained networks beside loss and accuracy.
         bound: whether the bound of Proposition 1 is computed for them, too.
+        options: of all its networks, see :func:`timestepper.networks.create`.
     """
 
     protocols: tuple[str, ...]
@@ -87,6 +88,7 @@ class Scale:
     seeds: int
     noise: Noise | None = None
     bound: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from timestepper.networks import create
 from timestepper.stepping import attach, fold, step_sizes
@@ -32,10 +32,22 @@ def _matrix_vector(bias: Any, matrix: Any, vector: Any, **_: Any) -> int:
     return 2 * int(prod(matrix))
 
 
+def _product_with_vector(matrix: Any, vector: Any, **_: Any) -> int:
+    return 2 * int(prod(matrix))
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
 # What torch's counter leaves out, in its unit: two operations for a multiply-accumulate.
 NOT_COUNTED_BY_TORCH: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mul: _by_element,
+    torch.ops.aten.mul_: _by_element,
     torch.ops.aten.div: _by_element,
+    torch.ops.aten.div_: _by_element,
+    torch.ops.aten.mv: _product_with_vector,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten.addcmul: _by_element,
     torch.ops.aten.addmv: _matrix_vector,
 }
@@ -76,9 +88,17 @@ def build_shapes(name: str, controller: str | None = None) -> nn.Module:
 
 @torch.no_grad()
 def multiply_accumulates(run: Callable[[], object]) -> int:
-    """Count the multiply-accumulates of what a function runs."""
-    with FlopCounterMode(display=False, custom_mapping=NOT_COUNTED_BY_TORCH) as counter:
-        run()
+    """Count the multiply-accumulates of what a function runs.
+
+    Those of ``nn.LSTM`` and its like are not counted.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its operations are not counted
+    try:
+        with FlopCounterMode(display=False, custom_mapping=NOT_COUNTED_BY_TORCH) as counter:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops()) // 2
 
 
