@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -120,3 +123,25 @@ def test_broken_image_is_named_in_one_line(folder, workers):
         batches(folder, workers=workers)
     assert str(error.value).startswith(f"image {broken} cannot be read")
     assert "\n" not in str(error.value)
+
+
+LEAVES = """
+import atexit, multiprocessing, sys
+
+atexit.register(lambda: print(*(worker.exitcode for worker in workers)))  # the last of all
+import torch
+from timestepper.data import file_split, load
+
+file_split.SECONDS_TO_LEAVE = 2
+data = load("imagenet", data_dir=sys.argv[1], image_size=28, workers=2)
+batches = iter(data.batches("train", 1, device=torch.device("cpu")))
+next(batches)
+workers = multiprocessing.active_children()
+"""
+
+
+def test_workers_end_by_themselves_with_a_process_that_leaves_batches(folder):
+    """And not by a signal, which they outlive for a minute."""
+    command = [sys.executable, "-c", LEAVES, folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 0\n", "")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,14 +66,33 @@ class FileSplit(Split):
             # Without one of its own, the loader takes a number from the global generator.
             generator=torch.Generator(),
         )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            pixels, labels = batch
-            yield (
-                pixels.to(device, non_blocking=True).float(),
-                labels.to(device, non_blocking=True),
-            )
+        with _stopped_at_the_end(iter(loader)) as batches:
+            for batch in batches:
+                if isinstance(batch, DataError):
+                    raise batch
+                pixels, labels = batch
+                yield (
+                    pixels.to(device, non_blocking=True).float(),
+                    labels.to(device, non_blocking=True),
+                )
+
+
+@contextmanager
+def _stopped_at_the_end(batches: Any) -> Iterator[Iterator[Any]]:
+    """Stop a loader's workers at the process's end, too, if it comes before that of the batches.
+
+    Python would end them by SIGTERM, and wait for as long as they outlive it.
+    """
+    stop = getattr(batches, "_shutdown_workers", None)
+    if stop is None:  # nothing but this process reads
+        yield batches
+        return
+    atexit.register(stop)
+    try:
+        yield batches
+    finally:
+        atexit.unregister(stop)
+        stop()
 
 
 def _outlive_a_signal(worker: int) -> None:
