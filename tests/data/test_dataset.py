@@ -116,16 +116,22 @@ def test_start_resumes_bit_for_bit(data, split, start):
 @pytest.mark.parametrize("augment", [False, True])
 def test_ranks_together_see_what_one_process_sees(data, augment):
     kwargs = {"device": CPU, "seed": 1, "epoch": 2, "augment": augment}
-    one = list(data.batches("train", 12, **kwargs))
-    ranks = [list(data.batches("train", 4, rank=r, world_size=3, **kwargs)) for r in range(3)]
-    assert [len(rank) for rank in ranks] == [5, 5, 5]
+    one = list(data.batches("train", 15, **kwargs))
+    ranks = [list(data.batches("train", 5, rank=r, world_size=3, **kwargs)) for r in range(3)]
+    assert [len(rank) for rank in ranks] == [4, 4, 4]
     for number, (images, labels) in enumerate(one):
         together = torch.cat([rank[number][0] for rank in ranks])
         labels_together = torch.cat([rank[number][1] for rank in ranks])
-        # 53 = 4 * 12 + 5: the last global batch gives one image to each rank, and drops two.
-        assert len(together) == (12 if number < 4 else 3)
+        # 53 = 3 * 15 + 8: the last global batch gives two images to each rank, and drops two.
+        assert len(together) == (15 if number < 3 else 6)
         assert torch.equal(together, images[: len(together)])
         assert torch.equal(labels_together, labels[: len(together)])
+
+
+def test_a_single_image_for_each_rank_is_left_out(data):
+    """53 = 4 * 12 + 5, of which each of the three ranks would get one."""
+    ranks = [list(data.batches("train", 4, device=CPU, rank=r, world_size=3)) for r in range(3)]
+    assert [[len(labels) for _, labels in rank] for rank in ranks] == [[4, 4, 4, 4]] * 3
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])

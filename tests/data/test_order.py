@@ -44,8 +44,8 @@ def test_ranks_share_each_global_batch(count, world_size, even):
     if even:
         assert len({tuple(s.stop - s.start for s in rank) for rank in ranks}) == 1
         full, rest = divmod(count, batch * world_size)
-        single = full > 0 and rest == 1
-        assert count - len(seen) == (1 if single else rest % world_size)
+        single = full > 0 and rest // world_size == 1
+        assert count - len(seen) == (rest if single else rest % world_size)
         assert len(set(seen)) == len(seen)
     else:
         assert seen == order
@@ -56,6 +56,13 @@ def test_last_batch_of_one_image():
     assert [s.stop - s.start for s in shares(9, 4, 0, 1, even=False, drop_last=False)] == [4, 4, 1]
     assert [s.stop - s.start for s in shares(3, 1, 0, 1, even=True, drop_last=False)] == [1, 1, 1]
     assert [s.stop - s.start for s in shares(1, 4, 0, 1, even=True, drop_last=False)] == [1]
+
+
+@pytest.mark.parametrize(("rest", "last"), [(1, []), (2, []), (3, []), (4, [2]), (5, [2])])
+def test_last_batch_of_one_image_for_each_rank(rest, last):
+    for rank in range(2):
+        cut = shares(12 + rest, 3, rank, 2, even=True, drop_last=False)
+        assert [s.stop - s.start for s in cut] == [3, 3, *last]
 
 
 def test_drop_last():

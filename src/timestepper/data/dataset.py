@@ -142,8 +142,8 @@ class DataSet:
         batch k on, and the ranks together see what one process with a batch of
         ``batch_size * world_size`` sees. In training every rank has the same number of equal
         batches, for which up to ``world_size - 1`` images of an epoch are dropped, and a last
-        batch of a single image is left out; of the others each is seen exactly once, and a rank
-        may have a batch less than another.
+        batch of a single image for each rank is left out (``2 * world_size - 1`` images at most);
+        of the others each is seen exactly once, and a rank may have a batch less than another.
 
         Args:
             split: ``"train"``, ``"validation"`` or ``"test"``.

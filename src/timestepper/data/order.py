@@ -48,7 +48,8 @@ def shares(
 
     * ``even``: all ranks get the same number, and the up to ``world_size - 1`` images left over
       are dropped, so that no rank waits for another one's gradient. Behind full batches, a single
-      image is dropped too: batch norms may have nothing to normalise by;
+      image for each is dropped too, up to ``2 * world_size - 1`` in all: batch norms may have
+      nothing to normalise by;
     * otherwise every image goes to exactly one rank, and a rank whose share is empty has a
       batch less.
 
@@ -74,6 +75,6 @@ def shares(
             low, high = rank * (rest // world_size), (rank + 1) * (rest // world_size)
         else:
             low, high = rest * rank // world_size, rest * (rank + 1) // world_size
-        if low < high and not (even and full and rest == 1):
+        if low < high and not (even and full and high - low == 1):
             result.append(slice(full * whole + low, full * whole + high))
     return result
