@@ -15,6 +15,11 @@ def one_line(message: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class TimestepperError(ValueError):
     """Base of all errors that a user of the package can cause and mend."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -210,6 +211,31 @@ def test_broken_image(make_folder, monkeypatch, broken, workers):
             load("imagefolder", data_dir=folder, workers=workers)
         assert str(error.value).startswith(f"image {folder / broken} cannot be read")
         assert "\n" not in str(error.value)
+
+
+def test_damaged_tiff(make_folder):
+    """Where its pixels are is no whole number any more."""
+    folder = make_folder()
+    tiff = folder / "train" / "dog" / "1.tiff"
+    Image.new("RGB", (8, 8)).save(tiff)
+    tag, whole_number, double = 273, 4, 12
+    where = struct.pack("<HH", tag, whole_number)
+    assert where in tiff.read_bytes()
+    tiff.write_bytes(tiff.read_bytes().replace(where, struct.pack("<HH", tag, double)))
+    with pytest.raises(
+        DataError, match=rf"image {tiff} cannot be read \('float' object .*\); mend"
+    ):
+        load("imagefolder", data_dir=folder)
+
+
+@pytest.mark.parametrize("raised", [MemoryError, OSError])
+def test_image_that_cannot_be_read_without_a_word(make_folder, monkeypatch, raised):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr("PIL.Image.open", fail)
+    with pytest.raises(DataError, match=rf"0\.png cannot be read \({raised.__name__}\); mend"):
+        load("imagefolder", data_dir=make_folder())
 
 
 def test_folder_errors(make_folder, tmp_path):

@@ -178,12 +178,17 @@ def test_image_folder_must_be_named():
         load("imagefolder")
 
 
-def test_download_that_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "reason"), [(URLError("no route"), "no route"), (TimeoutError(), "TimeoutError")]
+)
+def test_download_that_fails(tmp_path, monkeypatch, raised, reason):
     def fail(self):
-        raise URLError("no route")
+        raise raised
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10.download", fail)
-    with pytest.raises(DataError, match=r"could not be downloaded to .*no route.*--data.data_dir$"):
+    with pytest.raises(
+        DataError, match=rf"could not be downloaded to .*{reason}.*--data.data_dir$"
+    ):
         load("cifar10", data_dir=tmp_path, download=True)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from timestepper.errors import DataError
+from timestepper.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,9 +37,12 @@ def read(path: str) -> Image:
             has_bytes = not image.mode.startswith(("I", "F"))
             if has_bytes:
                 return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+        *(TypeError, MemoryError),  # of TIFFs whose numbers are of another type, or much too large
+    ) as error:
         raise DataError(
-            f"image {path} cannot be read ({str(error).splitlines()[0]}); mend or remove it"
+            f"image {path} cannot be read ({first_line(error)}); mend or remove it"
         ) from error
     raise DataError(
         f"image {path} has 16 bits or more a pixel (PIL's mode {image.mode}); convert it to 8 bits"

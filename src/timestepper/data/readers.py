@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from timestepper.data.locate import download_folder, locate, roots
-from timestepper.errors import DataError
+from timestepper.errors import DataError, first_line
 
 IDX_ERRORS = (
     *(OSError, EOFError, zlib.error),
@@ -157,10 +157,9 @@ def _find_or_download(
     try:
         reader(target, download=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise DataError(
-            f"data set '{name}' could not be downloaded to {target} ({reason}); fetch it by other "
-            "means and pass --data.data_dir"
+            f"data set '{name}' could not be downloaded to {target} ({first_line(error)}); fetch "
+            "it by other means and pass --data.data_dir"
         ) from error
     return locate(name, [target], **search)
 
