@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from timestepper.data import load
+from timestepper.errors import ConfigurationError
 from timestepper.speed import measure_speed
 from timestepper.speed.measurements import _trainer, _work
 from timestepper.training.build import build_fabric
@@ -70,3 +72,13 @@ def test_work_is_all_of_a_step_that_trains(tmp_path):
             _work(trainer, inputs, labels)()
         after.append(trainer.network.state_dict())
     assert all(torch.equal(value, after[1][key]) for key, value in after[0].items())
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    """As torchrun starts them, and before they look for each other."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        "timestepper.speed.measurements.build_fabric", lambda _: pytest.fail("launched")
+    )
+    with pytest.raises(ConfigurationError, match="of 2 processes can't be timed; run it without"):
+        measure_speed(CONFIGURATION, 3, tmp_path)

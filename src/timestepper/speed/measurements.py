@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from timestepper.data import DataSet
+from timestepper.errors import ConfigurationError
 from timestepper.speed.alternating import Timings, alternate
 from timestepper.training.build import build_data, build_fabric
 from timestepper.training.captured import CapturedStep
@@ -69,8 +71,15 @@ def measure_speed(configuration: Configuration, rounds: int, folder: Path) -> Sp
         folder: an empty one, for the runs.
 
     Raises:
+        ConfigurationError: there are several processes.
         TimestepperError: as for :func:`~timestepper.training.loop.train`.
     """
+    # Rates count the images of all, and they would have to take their turns together.
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigurationError(
+            f"a training of {processes} processes can't be timed; run it without torchrun, with "
+            "batch_size set to the share of one"
+        )
     fabric = build_fabric(configuration)
     images = build_data(configuration)
     configuration = replace(
