@@ -61,5 +61,9 @@ def test_code_of_the_page_on_integrations_runs():
     with torch.no_grad():
         stepped, plain = (names[name].eval()(images).logits for name in ("model", "plain"))
     assert torch.equal(stepped, plain)
+    folded = names["LoggingTrainer"](
+        names["model"], names["settings"], eval_dataset=names["digits"]
+    )
+    assert "eval_loss" in folded.evaluate()
     for network in (names["network"], names["module"].network):
         assert not hasattr(network, "time_stepping")

@@ -26,7 +26,8 @@ CONFIGURATION = ViTConfig(
 
 class LoggingTrainer(Trainer):
     def log(self, logs, *arguments):
-        super().log(logs | step_metrics(self.model), *arguments)
+        metrics = step_metrics(self.model) if hasattr(self.model, "time_stepping") else {}
+        super().log(logs | metrics, *arguments)
 
 
 def make_trainer(seed, folder, **options):
