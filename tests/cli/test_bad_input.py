@@ -294,6 +294,17 @@ def test_compile_without_a_compiler(monkeypatch, refuse):
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="no devices")
+def test_a_process_that_reads_images_is_killed(monkeypatch, refuse):
+    def run(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("timestepper.cli.evaluate.run", run)
+    assert refuse("evaluate", "run") == (
+        "a process that reads images was killed, perhaps for lack of memory; set data.workers "
+        "lower, or 0"
+    )
+
+
 def test_devices_and_links_as_output(refuse):
     assert main(["train", *TINY, "--folder", "run"]) == 0
     for command in (["fold", "run"], ["report", "run"]):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +14,7 @@ from torchvision import transforms
 
 from timestepper.data import images, load
 from timestepper.data.order import AUGMENTATION, generator
+from timestepper.data.workers import living_workers
 from timestepper.errors import DataError
 
 CPU = torch.device("cpu")
@@ -123,6 +128,23 @@ def test_broken_image_is_named_in_one_line(folder, workers):
         batches(folder, workers=workers)
     assert str(error.value).startswith(f"image {broken} cannot be read")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("while_batches_are", ["read", "taken"])
+def test_a_worker_that_is_killed(folder, while_batches_are):
+    """Torch's error comes out of whatever this process does when the system tells it."""
+    data = load("imagenet", data_dir=folder, image_size=SIDE, workers=1)
+    said = {"read": contextlib.suppress(RuntimeError), "taken": living_workers()}
+
+    def take_and_kill():
+        for _ in data.batches("train", 1, device=CPU):
+            with said[while_batches_are]:
+                (worker,) = multiprocessing.active_children()
+                os.kill(worker.pid, signal.SIGKILL)
+                worker.join()
+
+    with pytest.raises(DataError, match=r"images was killed, .* set data\.workers lower, or 0$"):
+        take_and_kill()
 
 
 LEAVES = """

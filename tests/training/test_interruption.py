@@ -12,7 +12,7 @@ import pytest
 import torch
 from trainings import UPDATES, assert_same_end, at_step, checkpoint, interrupt, start
 
-from timestepper.errors import RunError
+from timestepper.errors import DataError, RunError
 from timestepper.training import evaluation
 from timestepper.training.configuration import (
     DataConfiguration,
@@ -117,6 +117,21 @@ def test_signal_to_all_processes_of_a_training_that_reads_files(make_folder, mon
     with pytest.raises(Interrupted, match="stopped after 0 of 2 epochs and 2 of 6 steps"):
         start("run", data=data, batch_size=4)
     assert checkpoint("run")["batch"] == 2
+
+
+def test_a_worker_process_is_killed(make_folder, monkeypatch):
+    folder = make_folder("images", sizes=((80, 80),), train=12)
+    data = DataConfiguration("imagefolder", str(folder), image_size=72, workers=1)
+
+    def kill(trainer):
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+
+    at_step(monkeypatch, 8, kill)
+    with pytest.raises(DataError, match="a process that reads images was killed, perhaps for"):
+        start("run", data=data, batch_size=4)
+    assert (checkpoint("run")["epoch"], checkpoint("run")["batch"]) == (1, 0)
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(monkeypatch):

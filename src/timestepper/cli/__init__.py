@@ -88,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint = did_you_mean(named, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
             return _fail(f"there is no command '{named}'{hint}")
         parsed = parser.parse_args(given)
-        with _warnings_shown():
+        # Only here, because it takes half a second to import what is around it.
+        from timestepper.data.workers import living_workers
+
+        with _warnings_shown(), living_workers():
             status: int = command.run(chosen, parsed[named])
         return status
     except TimestepperError as error:

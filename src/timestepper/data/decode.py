@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from timestepper.data import images
+from timestepper.data.workers import living_workers
 from timestepper.errors import DataError
 
 CHUNK = 256  # images that a worker hands over at a time
@@ -36,7 +37,7 @@ def decode_all(
 
     Raises:
         OtherSizeError: if an image has another size and is not to be resized.
-        DataError: if an image is broken.
+        DataError: if an image is broken, or a process is killed.
     """
     loader = DataLoader(
         _Decoded(paths, size, resize),
@@ -47,10 +48,11 @@ def decode_all(
         generator=torch.Generator(),
     )
     result = torch.empty((len(paths), 3, *size), dtype=torch.uint8)
-    for number, chunk in enumerate(loader):
-        if isinstance(chunk, DataError):
-            raise chunk
-        result[number * CHUNK : (number + 1) * CHUNK] = chunk[0]
+    with living_workers():
+        for number, chunk in enumerate(loader):
+            if isinstance(chunk, DataError):
+                raise chunk
+            result[number * CHUNK : (number + 1) * CHUNK] = chunk[0]
     return result
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from timestepper.data import images
 from timestepper.data.order import AUGMENTATION, generator
 from timestepper.data.splits import Split
+from timestepper.data.workers import living_workers
 from timestepper.errors import DataError
 
 SECONDS_TO_LEAVE = 60
@@ -66,7 +67,7 @@ class FileSplit(Split):
             # Without one of its own, the loader takes a number from the global generator.
             generator=torch.Generator(),
         )
-        with _stopped_at_the_end(iter(loader)) as batches:
+        with living_workers(), _stopped_at_the_end(iter(loader)) as batches:
             for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from timestepper.data import DataSet
+from timestepper.data.workers import living_workers
 from timestepper.errors import ConfigurationError, RunError, TimestepperError
 from timestepper.training.build import build_data, build_fabric, captures_steps
 from timestepper.training.configuration import Configuration
@@ -39,7 +40,8 @@ def train(
 
     Raises:
         TimestepperError: a value, a file or the run's folder is not as it should be, memory is too
-            small, or the loss has become infinite or not a number.
+            small, a process that reads images was killed, or the loss has become infinite or not a
+            number.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     train_side_by_side([Training(run, configuration, resume)], console=console, report=report)
@@ -163,7 +165,8 @@ class _Lane:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with enough_memory(), self.turns.turn() if self.turns else nullcontext():
+        turn = self.turns.turn() if self.turns else nullcontext()
+        with enough_memory(), living_workers(), turn:
             yield
 
     def begin(self, signals: Signals, bars: Bars, console: Console) -> Generator[None]:
