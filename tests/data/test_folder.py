@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +177,28 @@ def test_failed_write_leaves_nothing_behind(make_folder, monkeypatch, tmp_path, 
     load("imagefolder", data_dir=make_folder(), cache_dir=tmp_path / "kept")
     assert not list((tmp_path / "kept").iterdir())
     assert "disk full" in caplog.text
+
+
+def test_interrupted_write_leaves_nothing_behind(make_folder, monkeypatch, tmp_path):
+    def interrupted(tensors, path, **_):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load("imagefolder", data_dir=make_folder(), cache_dir=tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_others_may_read_the_cache_as_the_umask_says(make_folder, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        load("imagefolder", data_dir=make_folder(), cache_dir=tmp_path / "kept")
+    finally:
+        os.umask(before)
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert kept.stat().st_mode & 0o777 == mode
 
 
 def test_images_of_several_sizes_are_read_from_files(make_folder, caplog):

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from torch import Tensor
@@ -83,15 +83,17 @@ def remember(path: Path, fingerprint: str, tensors: dict[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary: str | None = None
+    # A name of its own, as several processes may write at once.
+    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777  # what the umask lets others do
         save_file(tensors, temporary, metadata={"fingerprint": fingerprint})
-        Path(temporary).replace(path)
+        temporary.chmod(mode)  # safetensors writes a file that is its writer's alone
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
         log.warning("decoded images are not kept: %s cannot be written (%s)", path, error)
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
+    finally:  # after Ctrl-C, too
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
