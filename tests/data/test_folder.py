@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from timestepper.data import decode, load
 from timestepper.data.file_split import FileSplit
@@ -259,6 +260,66 @@ def test_image_that_cannot_be_read_without_a_word(make_folder, monkeypatch, rais
     monkeypatch.setattr("PIL.Image.open", fail)
     with pytest.raises(DataError, match=rf"0\.png cannot be read \({raised.__name__}\); mend"):
         load("imagefolder", data_dir=make_folder())
+
+
+def test_order_of_images_is_torchvisions(make_folder):
+    folder = make_folder()
+    for number, inner in enumerate(("2", "2.png.old", "a/b", "a-b", "1")):
+        within = folder / "train" / "dog" / inner
+        within.mkdir(parents=True)
+        shutil.copy(folder / "test" / "dog" / f"{number % 3}.png", within / f"{number}.png")
+    (folder / "train" / "dog" / "linked").symlink_to(folder / "test" / "cat")
+    data = load("imagenet", data_dir=folder)
+    expected = ImageFolder(str(folder / "train")).samples
+    assert list(zip(data.train.paths, data.train.labels.tolist(), strict=True)) == expected
+    assert len(expected) == 12 + 5 + 3
+
+
+@pytest.mark.parametrize("unreadable", ["train", "train/dog", "train/dog/more"])
+def test_folder_that_cannot_be_read(make_folder, monkeypatch, unreadable):
+    folder = make_folder()
+    (folder / "train" / "dog" / "more").mkdir()
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path) == folder / unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # root may read all
+    with pytest.raises(DataError) as error:
+        load("imagefolder", data_dir=folder)
+    assert str(error.value) == (
+        f"{folder / unreadable} cannot be read (Permission denied); mend or remove it"
+    )
+
+
+@pytest.mark.parametrize("link", ["train/dog/again", "train/dog/a/again", "train/again"])
+@pytest.mark.parametrize("target", ["train", "train/dog", "."])
+def test_link_to_a_folder_that_it_is_in(make_folder, link, target):
+    folder = make_folder()
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).symlink_to(folder / target)
+    if (link, target) == ("train/again", "train/dog"):
+        # A second name of a class is odd, but has an end.
+        (folder / "test" / "again").symlink_to(folder / "test" / "dog")
+        assert load("imagefolder", data_dir=folder).classes == ("again", "cat", "dog")
+        return
+    with pytest.raises(DataError, match=r"/again.* leads back to a folder that it is in; remove"):
+        load("imagefolder", data_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("nowhere", "No such file or directory"), ("7.png", "Too many levels of symbolic links")],
+)
+def test_link_to_no_image(make_folder, target, reason):
+    folder = make_folder()
+    link = folder / "train" / "dog" / "7.png"
+    link.symlink_to(target)
+    with pytest.raises(DataError) as error:
+        load("imagefolder", data_dir=folder)
+    assert f"{link} cannot be read ({reason}); mend or remove it" in str(error.value)
 
 
 def test_folder_errors(make_folder, tmp_path):

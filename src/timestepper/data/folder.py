@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,41 +115,72 @@ def load_folder(
 
 
 def _scan(folder: Path) -> tuple[tuple[str, ...], _Files]:
-    from torchvision.datasets.folder import (
-        IMG_EXTENSIONS,
-        has_file_allowed_extension,
-        make_dataset,
-    )
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-    left_out: list[str] = []
-
-    def is_image(path: str) -> bool:
-        if has_file_allowed_extension(path, IMG_EXTENSIONS):
-            return True
-        if not Path(path).name.startswith("."):
-            left_out.append(path)
-        return False
-
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    identity, listed = _look_into(folder)
+    classes = sorted(name for name, is_folder in listed if is_folder)
     if not classes:
         raise DataError(f"{folder} has no class folders; put the images of each class into one")
     for name in classes:
         if not is_text(name):
             raise DataError(f"the name of class folder {folder / name} is not UTF-8; rename it")
-    numbers = {name: number for number, name in enumerate(classes)}
-    found = make_dataset(str(folder), numbers, is_valid_file=is_image, allow_empty=True)
-    labels = [int(label) for _, label in found]
-    empty = sorted(set(numbers.values()) - set(labels))
-    if empty:
-        raise DataError(
-            f"class folder {folder / classes[empty[0]]} has no images; add or remove it"
-        )
+    paths: list[str] = []
+    labels: list[int] = []
+    left_out: list[str] = []
+    for number, name in enumerate(classes):
+        for within, file in sorted(_files(folder / name, (identity,))):
+            path = f"{within}/{file}"
+            if has_file_allowed_extension(file, IMG_EXTENSIONS):
+                paths.append(path)
+                labels.append(number)
+            elif not file.startswith("."):
+                left_out.append(path)
+        if not labels or labels[-1] != number:
+            raise DataError(f"class folder {folder / name} has no images; add or remove it")
     if left_out:
         log.warning(
             "files left out of %s: %d, such as %s; images are taken from %s",
             *(folder, len(left_out), min(left_out), " ".join(IMG_EXTENSIONS)),
         )
-    return tuple(classes), _Files([str(path) for path, _ in found], labels)
+    return tuple(classes), _Files(paths, labels)
+
+
+_Identity = tuple[int, int]
+"""Device and number of a folder, by whatever path one came there."""
+
+
+def _look_into(folder: Path) -> tuple[_Identity, list[tuple[str, bool]]]:
+    """List the names in a folder, and whether each is a folder; links are followed."""
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as entries:
+            listed = [(entry.name, entry.is_dir()) for entry in entries]
+    except OSError as error:
+        raise _unreadable(str(error.filename), error) from error
+    return (status.st_dev, status.st_ino), listed
+
+
+def _files(folder: Path, above: tuple[_Identity, ...]) -> Iterator[tuple[str, str]]:
+    """Give folder and name of all files in a folder, and in the folders within.
+
+    Raises:
+        DataError: a folder can't be read, or a link leads to one of those above it, whose images
+            would come again and again.
+    """
+    identity, listed = _look_into(folder)
+    if identity in above:
+        raise DataError(
+            f"{folder} leads back to a folder that it is in; remove the link in its path"
+        )
+    for name, is_folder in listed:
+        if is_folder:
+            yield from _files(folder / name, (*above, identity))
+        else:
+            yield str(folder), name
+
+
+def _unreadable(what: str, error: OSError) -> DataError:
+    return DataError(f"{what} cannot be read ({error.strerror}); mend or remove it")
 
 
 def _small_images(
@@ -197,7 +229,10 @@ def _fingerprint(folder: Path, paths: Sequence[str]) -> str:
     """Condense names, sizes and times of all files, so that a change of any is noticed."""
     digest = hashlib.sha256()
     for path in paths:
-        status = Path(path).stat()
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise _unreadable(f"image {path}", error) from error
         relative = path.removeprefix(str(folder))
         digest.update(
             f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
