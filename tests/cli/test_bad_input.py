@@ -62,7 +62,7 @@ SETTINGS = {
     ("--stepping.controller", "lsmt"): "unknown controller 'lsmt'; did you mean 'lstm'",
     ("--stepping.reduction", "0"): "stepping.reduction is 0; it must be at least 1",
     ("--data.image_size", "300000"): (
-        "1442 images of 300000x300000 pixels take 129,780 GB, more than this machine has memory; "
+        "1797 images of 300000x300000 pixels take 161,730 GB, more than this machine has memory; "
         "take a smaller image_size"
     ),
     ("--stepping.explain", "maybe"): "stepping.explain is 'maybe'; it must be true or false",

@@ -50,6 +50,18 @@ def test_statistics_against_numpy():
     np.testing.assert_allclose(std, reference.std((0, 2, 3)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("part", [1, 24 * 7, 10**6])
+def test_statistics_are_the_same_in_any_parts(part, monkeypatch):
+    images = torch.randint(0, 256, (500, 2, 3, 4)).to(torch.uint8)
+    whole = statistics(images)
+    monkeypatch.setattr("timestepper.data.parts.PART", part)
+    widest = []
+    plain = torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda x: widest.append(len(x)) or plain(x))
+    assert statistics(images) == whole
+    assert max(widest) == min(500, max(1, part // 24))
+
+
 def test_statistics_of_a_constant_channel():
     assert statistics(torch.full((4, 1, 2, 2), 51, dtype=torch.uint8)) == ((0.2,), (1.0,))
 

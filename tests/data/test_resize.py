@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from timestepper.data import load
-from timestepper.data.resize import resize
+from timestepper.data.parts import PART
+from timestepper.data.resize import require_memory, resize
 from timestepper.errors import DataError
 
 
@@ -58,5 +59,25 @@ def test_a_data_set_at_another_size(side, padding):
 
 
 def test_more_than_the_memory_is_refused():
-    with pytest.raises(DataError, match=r"take 20,000,000 GB, more than this machine has memory"):
-        resize(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 10**8)
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(DataError, match=r"3 images .* take 30,000,000 GB, more than this machine"):
+        require_memory((images, images[:1]), 10**8)
+
+
+def test_both_splits_count(monkeypatch):
+    """Digits of 100x100 pixels take 18 MB, of which 14 are training images."""
+    pages = {"SC_PHYS_PAGES": 16_000_000, "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr("os.sysconf", pages.get)
+    with pytest.raises(DataError, match=r"1797 images of 100x100 pixels take"):
+        load("digits", image_size=100)
+
+
+@pytest.mark.parametrize(("side", "larger"), [(100, 100), (300, 300), (20, 100)])
+def test_wider_copies_are_small(side, larger, monkeypatch):
+    """Of few large images, too: a hundred of a thousand pixels squared were gigabytes."""
+    copied = []
+    plain = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda part: copied.append(len(part)) or plain(part))
+    resize(torch.zeros(200, 3, 100, 100, dtype=torch.uint8), side)
+    assert max(copied) == PART // (3 * larger**2)
+    assert sum(copied) == 200

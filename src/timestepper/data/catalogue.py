@@ -19,7 +19,7 @@ from timestepper.data.readers import (
     read_digits,
     read_fashion_mnist,
 )
-from timestepper.data.resize import resize
+from timestepper.data.resize import require_memory, resize
 from timestepper.data.splits import MemorySplit
 from timestepper.errors import ConfigurationError, DataError, did_you_mean
 from timestepper.files import expanded
@@ -116,6 +116,7 @@ def load(
     if isinstance(source, _ArraySource):
         arrays, augmentation = source.read(folder, download), source.augmentation
         if image_size is not None:
+            require_memory((arrays.train_images, arrays.test_images), image_size)
             augmentation = _scaled(augmentation, image_size / arrays.train_images.shape[-1])
             arrays = replace(
                 arrays,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from timestepper.data.order import permutation, shares
+from timestepper.data.parts import in_parts
 from timestepper.data.splits import Split, Subset
 from timestepper.errors import ConfigurationError
 
@@ -246,7 +247,7 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     squares = torch.zeros_like(total)
     # Sums of whole numbers below 2**53 are exact in float64, in any order and on any machine; in
     # parts, because float64 takes eight times the memory.
-    for part in torch.split(images, 512):
+    for part in in_parts(images, images.shape[1:].numel()):
         wide = part.double()
         total += wide.sum((0, 2, 3))
         squares += wide.square_().sum((0, 2, 3))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from timestepper.data.parts import in_parts
 from timestepper.errors import DataError
 
 
@@ -22,18 +24,30 @@ def resize(images: Tensor, side: int) -> Tensor:
 
     Returns:
         uint8 ``(n, channels, side, side)``.
+    """
+    resized = images.new_empty(*images.shape[:2], side, side)
+    largest = max(images.shape[1:].numel(), resized.shape[1:].numel())
+    parts = zip(in_parts(images, largest), in_parts(resized, largest), strict=True)
+    for part, target in parts:
+        values = interpolate(part.float(), (side, side), mode="bilinear", antialias=True)
+        target.copy_(values.round_())
+    return resized
+
+
+def require_memory(splits: Sequence[Tensor], side: int) -> None:
+    """Make sure that there is memory for resized images.
+
+    Args:
+        splits: all that are to be resized, each as for :func:`resize`.
+        side: height and width of the result, in pixels.
 
     Raises:
         DataError: they take more bytes than the machine has memory.
     """
-    size = images.shape[0] * images.shape[1] * side**2
+    count = sum(len(images) for images in splits)
+    size = sum(images.shape[0] * images.shape[1] for images in splits) * side**2
     if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise DataError(
-            f"{len(images)} images of {side}x{side} pixels take {size / 1e9:,.0f} GB, more than "
+            f"{count} images of {side}x{side} pixels take {size / 1e9:,.0f} GB, more than "
             "this machine has memory; take a smaller image_size"
         )
-    resized = images.new_empty(*images.shape[:2], side, side)
-    for part, target in zip(images.split(512), resized.split(512), strict=True):
-        values = interpolate(part.float(), (side, side), mode="bilinear", antialias=True)
-        target.copy_(values.round_())
-    return resized
