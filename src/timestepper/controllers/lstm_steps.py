@@ -180,8 +180,10 @@ class LSTMSteps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         """Go back through the blocks, from the last to the first."""
-        by_torch = torch.is_grad_enabled() or stand_for_many(grad_outputs)
-        if by_torch and not torch.compiler.is_compiling():
+        # Dynamo knows neither question.
+        if not torch.compiler.is_compiling() and (
+            torch.is_grad_enabled() or stand_for_many(grad_outputs)
+        ):
             inputs = ctx.saved_tensors[:7]  # type: ignore[attr-defined]
             return second_gradients(composed, inputs, grad_outputs[0])
         device = grad_outputs[0].device.type
