@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._dynamo.config
 from rich.console import Console
 from trainings import TINY, assert_same_end, at_step, checkpoint, metrics, start
 
@@ -293,9 +294,9 @@ class Multiplied(torch.nn.Module):
         return self.factor * x
 
 
-def test_all_networks_are_compiled(monkeypatch):
-    """By itself torch gives up after eight of a class, if nothing has changed its limit."""
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
+@torch._dynamo.config.patch(recompile_limit=8)
+def test_all_networks_are_compiled():
+    """By itself torch gives up after eight of a class; other libraries may change that."""
     compiled = []
 
     def backend(graph, example_inputs):
