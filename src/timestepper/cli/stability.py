@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from timestepper import networks
 from timestepper.cli.arguments import output_path
 from timestepper.data import DataSet
-from timestepper.errors import ConfigurationError, RunError, TimestepperError
+from timestepper.errors import ConfigurationError, RunError, TimestepperError, first_line
 from timestepper.files import write_atomically
 from timestepper.report import (
     comparison_table,
@@ -204,7 +204,7 @@ def _open(name: str, parsed: Namespace) -> Subject:
         with torch.no_grad():
             labels = network(images).argmax(1)
     except Exception as error:  # whatever a library's network raises for a size
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(
             f"{name} does not classify images of shape {size}: {reason}; try --image_size"
         ) from error

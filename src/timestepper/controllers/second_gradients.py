@@ -24,9 +24,9 @@ def second_gradients(
     """
     device = grad_output.device.type
     low_precision = torch.amp.is_autocast_available(device)
-    # One tensor may be two inputs: each has a gradient of its own.
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        # One tensor may be two inputs: each has a gradient of its own.
         own = [one.view_as(one) for one in inputs]
         with torch.autocast(device, enabled=False) if low_precision else nullcontext():
             output = compute(*own)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from timestepper.errors import ConfigurationError, did_you_mean
+from timestepper.errors import ConfigurationError, did_you_mean, first_line
 from timestepper.networks.bottlenecks import VERSIONS, set_version, split_version
 from timestepper.networks.ours import FAMILIES, create_ours, find_family
 
@@ -108,7 +108,7 @@ def _build(name: str, builder: Any, bare: str, options: dict[str, Any]) -> nn.Mo
             raise ConfigurationError(
                 f"network '{name}' has no option '{unexpected[1]}'; leave it out"
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
         raise ConfigurationError(f"network '{name}' refuses {given}: {reason}") from error
     return network

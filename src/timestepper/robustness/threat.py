@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from timestepper.data import DataSet
-from timestepper.errors import ConfigurationError
+from timestepper.errors import ConfigurationError, first_line
 
 Progress = Callable[[int, int], None]
 """Called with how many parts are done, and of how many."""
@@ -98,7 +98,7 @@ def load_extra(module: str, what: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(
             f"{what} can't run: {reason}; install the extra with: "
             "pip install 'timestepper[robustness]'"

@@ -28,12 +28,9 @@ def _by_element(*shapes: Any, out_shape: Any, **_: Any) -> int:
     return 2 * int(prod(out_shape))
 
 
-def _matrix_vector(bias: Any, matrix: Any, vector: Any, **_: Any) -> int:
-    return 2 * int(prod(matrix))
-
-
-def _product_with_vector(matrix: Any, vector: Any, **_: Any) -> int:
-    return 2 * int(prod(matrix))
+def _matrix_vector(*shapes: Any, **_: Any) -> int:
+    """Count a matrix's product with a vector; a bias may stand before them."""
+    return 2 * int(prod(shapes[-2]))
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -46,7 +43,7 @@ NOT_COUNTED_BY_TORCH: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mul_: _by_element,
     torch.ops.aten.div: _by_element,
     torch.ops.aten.div_: _by_element,
-    torch.ops.aten.mv: _product_with_vector,
+    torch.ops.aten.mv: _matrix_vector,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten.addcmul: _by_element,
     torch.ops.aten.addmv: _matrix_vector,

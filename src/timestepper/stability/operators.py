@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, svds
 from torch import Tensor
 
-from timestepper.errors import StabilityError
+from timestepper.errors import StabilityError, first_line
 
 Function = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]
@@ -89,7 +89,7 @@ class Jacobian:
             )
         except RuntimeError as error:
             # Some operations can be differentiated once only.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise StabilityError(f"the Jacobian can't be computed: {reason}") from error
         return product
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from timestepper.errors import StabilityError
+from timestepper.errors import StabilityError, first_line
 from timestepper.stepping import Branch, find_branches, fold
 from timestepper.stepping.operation import PART, Made, Operation, of_kinds
 from timestepper.stepping.operators import ADDITIONS, HOMOGENEOUS
@@ -300,7 +300,7 @@ def unroll(
         with torch.no_grad():
             network(example_input)
     except Exception as error:  # whatever a network raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise StabilityError(
             f"the network does not take inputs of shape {tuple(example_input.shape)}: {reason}"
         ) from error

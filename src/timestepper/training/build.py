@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from timestepper import data, networks
 from timestepper.data import DataSet
-from timestepper.errors import ConfigurationError
+from timestepper.errors import ConfigurationError, first_line
 from timestepper.stability.regulariser import StabilityPenalty
 from timestepper.stepping import attach
 from timestepper.stepping.undisturbed import left_as_it_was
@@ -171,7 +171,7 @@ def _require_fit(network: nn.Module, configuration: Configuration, images: DataS
         with left_as_it_was(network), torch.random.fork_rng([]), torch.no_grad():
             scores = network.train()(torch.zeros(count, *shape))
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         if count == 1 and "more than 1 value per channel" in reason:
             raise ConfigurationError(
                 "a process gets batches of 1 image, too small for a network that has a single "
