@@ -40,6 +40,7 @@ from timestepper.training.memory import keep_memory
 CIFAR = (64, 3, 32, 32)
 CASES = {
     **{f"cifar_resnet{depth}": (f"cifar_resnet{depth}", CIFAR) for depth in (20, 56, 110, 290)},
+    "resnet18": ("torchvision/resnet18", CIFAR),
     "resnet50": ("torchvision/resnet50", (8, 3, 224, 224)),
 }
 PRECISIONS = ("float32", "bfloat16")

@@ -12,6 +12,7 @@ SHAPES = {
     "other kernels": [(4, 6, 1, 1), (4, 3, 1, 3), (2, 1, 5, 2)],
     "linear layers": [(4, 6), (6, 4)],
     "one and three dimensions": [(4, 6, 3), (3, 2, 3, 1, 2)],
+    "many inputs": [(3, 16, 3, 3), (3, 21, 3, 3), (3, 21, 1, 1)],
 }
 
 

@@ -28,7 +28,7 @@ from timestepper.stepping.factors import Run, along
 
 PLAIN = (Tensor, nn.Parameter)
 PRECISIONS = {torch.float32: np.float32, torch.float64: np.float64}
-LARGEST = 2**16
+LARGEST = 2**17
 """Numbers in a controller's parameters up to which loops pay: torch multiplies larger matrices
 faster, on all cores."""
 

@@ -48,6 +48,30 @@ def gather(addresses: Array, lengths: Array, values: Array) -> None:
 
 
 @compiled
+def _add_up(rows: Array, sums: Array) -> None:
+    """Add up rows, eight of them at a time as one: one alone is too short for vector registers."""
+    together, width = len(rows) // 8, rows.shape[1]
+    sums[:] = 0
+    for n in range(8 * together, len(rows)):
+        for k in range(width):
+            sums[k] += rows[n, k]
+    if not together:
+        return
+    joined = rows[: 8 * together].reshape(together, 8 * width)
+    parts = np.zeros(8 * width, rows.dtype)
+    for n in range(together):
+        for k in range(8 * width):
+            parts[k] += joined[n, k]
+    half = 4 * width
+    while half >= width:
+        for k in range(half):
+            parts[k] += parts[half + k]
+        half //= 2
+    for k in range(width):
+        sums[k] += parts[k]
+
+
+@compiled
 def average(addresses: Array, sizes: Array, inputs_last: Array, averages: Array) -> None:
     """Average weights over their input dimension, one behind the other.
 
@@ -61,7 +85,7 @@ def average(addresses: Array, sizes: Array, inputs_last: Array, averages: Array)
     for n in range(len(addresses)):
         outputs, inputs, kernel = sizes[n]
         address = addresses[n]
-        if inputs_last[n]:
+        if inputs_last[n] or kernel == 1:
             by_place = numba.carray(_pointer(address, averages), (outputs * kernel, inputs))
             for place in range(outputs * kernel):
                 total = by_place[place, 0]
@@ -72,10 +96,7 @@ def average(addresses: Array, sizes: Array, inputs_last: Array, averages: Array)
             by_input = numba.carray(_pointer(address, averages), (outputs, inputs, kernel))
             for o in range(outputs):
                 sums = averages[at + o * kernel : at + (o + 1) * kernel]
-                sums[:] = 0
-                for i in range(inputs):
-                    for k in range(kernel):
-                        sums[k] += by_input[o, i, k]
+                _add_up(by_input[o], sums)
                 sums /= inputs
         at += outputs * kernel
 
