@@ -35,7 +35,9 @@ def run(*arguments: object) -> None:
     """Show a command and run it."""
     command = ["-m", "timestepper.integrations.timm", *map(str, arguments)]
     print("$ python", *command, flush=True)
-    subprocess.run([sys.executable, *command], check=True)
+    done = subprocess.run([sys.executable, *command], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 # `train`, the script, and the script's own arguments.

@@ -121,7 +121,10 @@ class TimeSteppingCallback(Callback):
             # As in setup, which came before the Trainer's precision and device.
             like_before = copy.deepcopy(network).float().cpu()
             branches = find_branches(like_before, self.options.get("example_input"))
-        network = self._attach(copy.deepcopy(network), branches=branches)
-        load_weights(network, {name.removeprefix(prefix): state.pop(name) for name in names})
+        weights = {name.removeprefix(prefix): state.pop(name) for name in names}
+        # As precise as at the end of the fit; the Trainer converts a new module only later.
+        precision = next(w.dtype for n, w in weights.items() if n.startswith("time_stepping."))
+        network = self._attach(copy.deepcopy(network).to(precision), branches=branches)
+        load_weights(network, weights)
         folded = fold(network).state_dict()
         state.update({prefix + name: tensor for name, tensor in folded.items()})
