@@ -30,7 +30,8 @@ def named(depths):
 @pytest.mark.parametrize("depth", RESNETS)
 def test_resnets_of_every_depth(library, depth):
     make = torchvision.models.get_model if library == "torchvision" else timm.create_model
-    branches = timestepper.find_branches(make(f"resnet{depth}"), torch.zeros(1, 3, 64, 64))
+    with torch.device("meta" if depth > 50 else "cpu"):
+        branches = timestepper.find_branches(make(f"resnet{depth}"), torch.zeros(1, 3, 64, 64))
     assert [branch.name for branch in branches] == named(RESNETS[depth])
     assert [branch.stage for branch in branches] == [b.name.split(".")[0] for b in branches]
     read, end = (("conv1", "conv2"), "bn2") if depth < 50 else (("conv1", "conv3"), "bn3")
@@ -44,8 +45,9 @@ RESNEXTS = [name for name in timm.list_models("resnext*") if "101" in name or "5
 
 @pytest.mark.parametrize("name", RESNEXTS)
 def test_timm_resnexts(name):
-    network = timm.create_model(name)
-    branches = timestepper.find_branches(network, torch.zeros(1, 3, 64, 64))
+    with torch.device("meta"):  # They have up to half a billion parameters.
+        network = timm.create_model(name)
+        branches = timestepper.find_branches(network, torch.zeros(1, 3, 64, 64))
     depths = [len(network.get_submodule(f"layer{stage}")) for stage in (1, 2, 3, 4)]
     assert [branch.name for branch in branches] == named(depths)
     assert {branch.scaled[0].rpartition(".")[2] for branch in branches} == {"bn3"}
@@ -55,8 +57,10 @@ def test_timm_resnexts(name):
     "name", ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2"]
 )
 def test_torchvision_resnexts(name):
-    network = torchvision.models.get_model(name)
-    assert len(timestepper.find_branches(network)) == (16 if "50" in name else 33)
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name)
+        found = timestepper.find_branches(network, torch.zeros(1, 3, 64, 64))
+    assert len(found) == (16 if "50" in name else 33)
 
 
 @pytest.mark.parametrize(
@@ -277,3 +281,10 @@ def test_wrong_use_has_clear_errors(home_made):
     state = home_made.state_dict() | {"fc.bias": torch.zeros(7)}
     with pytest.raises(StateError, match=r"fc\.bias is \(7,\) where the network has \(5,\)"):
         timestepper.load_weights(home_made, state)
+
+
+def test_default_devices_do_not_matter():
+    network = torchvision.models.resnet18()
+    expected = timestepper.find_branches(network)
+    with torch.device("meta"):  # stands for torch.set_default_device("cuda")
+        assert timestepper.find_branches(network) == expected

@@ -193,7 +193,7 @@ def _unit_noise(numbers: Tensor, shape: torch.Size, seed: int, draw: int) -> Ten
     """Draw standard normal noise, float32 ``(images, *shape)`` on the CPU, image by image."""
     return torch.stack(
         [
-            torch.randn(shape, generator=generator(seed, draw, NOISE, number))
+            torch.randn(shape, generator=generator(seed, draw, NOISE, number), device="cpu")
             for number in numbers.tolist()
         ]
     )

@@ -121,7 +121,7 @@ def inputs_of(
     size = tuple((config or {}).get("input_size", (3, 64, 64)))
     parameter = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, *size, generator=generator)
+    images = torch.randn(1, *size, generator=generator, device="cpu")
     return (images.to(parameter.device, parameter.dtype),), {}
 
 

@@ -24,7 +24,7 @@ from timestepper.stepping.watch import Trace
 def numbered(shape: torch.Size, axis: int, *, single: bool) -> Tensor:
     """Number the channels 1 … C along an axis; with ``single`` all are 1."""
     count = 1 if single else shape[axis]
-    numbers = torch.arange(1, count + 1, dtype=torch.float64)
+    numbers = torch.arange(1, count + 1, dtype=torch.float64, device="cpu")
     return numbers.view(-1, *(1 for _ in shape[axis + 1 :])).expand(shape)
 
 

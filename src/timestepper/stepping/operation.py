@@ -67,7 +67,7 @@ class Computed:
             gain = network.get_submodule(owner)._parameters[name]
             if gain is None or gain.shape != (rows, *(1 for _ in gain.shape[1:])):
                 continue
-            factor = torch.linspace(0.5, 2.0, rows).to(gain)
+            factor = torch.linspace(0.5, 2.0, rows, device="cpu").to(gain)
             expected = self.value * factor.view(-1, *(1 for _ in self.value.shape[1:]))
             if torch.allclose(self.again((owner, name), factor), expected, rtol=1e-4, atol=0):
                 return owner, name
