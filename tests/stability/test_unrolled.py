@@ -11,7 +11,7 @@ from torchvision.models import resnet18
 import timestepper
 from timestepper.errors import StabilityError
 from timestepper.networks import create
-from timestepper.stability import unroll
+from timestepper.stability import gradient_flow, measure_stability, trajectory, unroll
 from timestepper.stability.operators import Jacobian
 from timestepper.stability.unrolled import unstepped
 from timestepper.stepping import Branch
@@ -171,6 +171,64 @@ class Several(nn.Module):
 
 def test_networks_of_several_outputs():
     assert len(unroll(Several().eval(), torch.randn(1, 3, 8, 8)).steps) == 1
+
+
+class Heads(nn.Module):
+    """The auxiliary head, which runs last, reads the first state."""
+
+    def __init__(self, *, backwards=False):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(3) for _ in range(2))
+        self.head, self.auxiliary = nn.Linear(3, 4), nn.Linear(3, 2)
+        self.backwards = backwards
+
+    def forward(self, x):
+        first = self.blocks[0](x)
+        second = self.blocks[1](first)
+        outputs = self.head(second.mean((2, 3))), self.auxiliary(first.mean((2, 3)))
+        return outputs[::-1] if self.backwards else outputs
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_output_comes_from_all_steps(backwards):
+    network = Heads(backwards=backwards).eval()
+    images, labels = torch.randn(2, 3, 5, 5), torch.tensor([3, 1])
+    first = network.blocks[0](images)
+    second = network.blocks[1](first)
+    logits = network.head(second.mean((2, 3)))
+    unrolled = unroll(network, images)
+    assert torch.equal(unrolled.evaluate(images)[unrolled.output], logits)
+    for found, expected in zip(
+        trajectory(network, images).states, (images, first, second), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    gradients = torch.autograd.grad(loss, (first, second))
+    norms = [gradient.flatten(1).norm(dim=1).mean().item() for gradient in gradients]
+    assert gradient_flow(network, images, labels).norms[1:] == pytest.approx(norms, rel=1e-10)
+    assert len(measure_stability(network, images, directions=1).steps) == 2
+
+
+class Towers(nn.Module):
+    """Two residual networks side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.towers = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 3, 1), Block(3)) for _ in range(2))
+
+    def forward(self, x):
+        return [tower(x).mean((2, 3)) for tower in self.towers]
+
+
+def test_no_output_comes_from_all_steps():
+    network, images = Towers().eval(), torch.randn(1, 3, 5, 5)
+    states = trajectory(network, images).states
+    for tower, state in zip(network.towers, states[1:], strict=True):
+        torch.testing.assert_close(state, tower(images), rtol=1e-10, atol=1e-12)
+    # What happens to the first tower does not reach the second.
+    assert measure_stability(network, images, directions=1).steps[1].worst == 0
+    with pytest.raises(StabilityError, match="nothing that Towers returns comes from all of its"):
+        gradient_flow(network, images, torch.tensor([1]))
 
 
 def test_refusals():

@@ -268,7 +268,7 @@ class _Look:
         self.unrolled = unrolled
         self.epsilon = epsilon
         self.values: Values = unrolled.evaluate(image)
-        if not self.values[unrolled.output].isfinite().all():
+        if not all(self.values[index].isfinite().all() for index in unrolled.trace.returned):
             raise StabilityError("the network's outputs are not finite for one of the images")
         self.norms: dict[Step, float] = {}
         self.eigenvalues: dict[Step, NDArray[np.complex128]] = {}

@@ -72,7 +72,6 @@ class UnrolledNetwork:
         self.example_shape = example_input.shape
         with sdpa_kernel(SDPBackend.MATH):
             self.trace = watch(network, (example_input,), {})
-        self.output = len(self.trace.operations) - 1
         self._refuse_other_passes(example_input)
         self.steps = sorted(
             (step for branch in branches for step in self._steps(branch)),
@@ -90,6 +89,21 @@ class UnrolledNetwork:
         return self.steps[-1].state
 
     @cached_property
+    def output(self) -> int:
+        """What made the output: of what the network returns the newest that all steps lead to.
+
+        Raises:
+            StabilityError: there is none.
+        """
+        for index in sorted(self.trace.returned, reverse=True):
+            if all(self._comes_from(index, step.state) for step in self.steps):
+                return index
+        raise StabilityError(
+            f"nothing that {type(self.network).__name__} returns comes from all of its branches: "
+            "name those that lead to one output with branches=[...]"
+        )
+
+    @cached_property
     def stages(self) -> dict[str, list[Step]]:
         """The steps by stage, in order of depth."""
         stages: dict[str, list[Step]] = {}
@@ -99,7 +113,7 @@ class UnrolledNetwork:
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Values:
-        """Compute the results of all operations.
+        """Compute the states, what the network returns, and all that they are made of.
 
         Args:
             inputs: of the example's shape.
@@ -113,7 +127,8 @@ class UnrolledNetwork:
                 f"the input has shape {tuple(inputs.shape)}, but the network was unrolled for "
                 f"{tuple(self.example_shape)}"
             )
-        return self.run({0: inputs}, 0, [self.output], tensors)
+        ends = [*self.trace.returned, *(step.state for step in self.steps)]
+        return self.run({0: inputs}, 0, ends, tensors)
 
     def run(
         self,
@@ -134,7 +149,8 @@ class UnrolledNetwork:
             The results of all operations between, start and ends included.
         """
         tensors = tensors or {}
-        values: Values = {start: known[start]}
+        # An end that doesn't depend on the start is as it was.
+        values: Values = {index: known[index] for index in (start, *ends) if index in known}
         for operation in self.between(start, ends):
             values[operation.index] = self._call(operation, known, values, tensors)
         return values
@@ -146,7 +162,7 @@ class UnrolledNetwork:
             wanted |= self.trace.operations[end].ancestors
         return [
             operation
-            for operation in self.trace.operations[start + 1 : max(ends) + 1]
+            for operation in self.trace.operations[start + 1 : max(ends, default=start) + 1]
             if wanted >> operation.index & 1 and operation.ancestors >> start & 1
         ]
 
@@ -203,9 +219,10 @@ class UnrolledNetwork:
             bad = [n for n, p in self.network.state_dict().items() if not p.isfinite().all()]
             reason = f": {bad[0]} holds NaN or infinite values" if bad else ""
             raise StabilityError(f"the network's outputs are not finite{reason}")
-        repeated = self.evaluate(example_input)[self.output]
-        ours = [output for output in outputs if output.shape == repeated.shape]
-        if not any(torch.allclose(output, repeated, rtol=1e-4, atol=1e-5) for output in ours):
+        with torch.no_grad():
+            values = self.run({0: example_input}, 0, list(self.trace.returned))
+        repeated = [values[index] for index in self.trace.returned]
+        if not repeated or not all(any(_agree(one, o) for o in outputs) for one in repeated):
             raise StabilityError(
                 f"the forward pass of {type(self.network).__name__} can't be repeated operation by "
                 "operation (it writes into its tensors, as circular padding does, is random in "
@@ -272,6 +289,11 @@ class UnrolledNetwork:
                 return index
             earliest = min(earliest, *self.trace.operations[index].inputs)
         return 0
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    same_kind = one.shape == other.shape and one.dtype == other.dtype
+    return same_kind and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def unroll(
