@@ -108,6 +108,27 @@ def test_a_network_by_name(capsys):
     assert names("stability-torchvision-resnet18") == expected
 
 
+def test_labels_of_random_images_are_random(monkeypatch):
+    """A fresh network's own predictions may be so sure that their loss has no gradient."""
+    seen = []
+    measure, follow = stability.measure_stability, stability.gradient_flow
+
+    def watched(network, images, labels, **options):
+        seen.append((network(images).argmax(1), labels))
+        return follow(network, images, labels, **options)
+
+    def once(network, images, **options):
+        return measure(network, images[:1], **options)
+
+    monkeypatch.setattr(stability, "measure_stability", once)
+    monkeypatch.setattr(stability, "gradient_flow", watched)
+    arguments = ["stability", "cifar_resnet8", "--image_size", "8", "--images", "100"]
+    assert main([*arguments, "--directions", "1", "--output", "here"]) == 0
+    predicted, labels = seen[0]
+    assert labels.unique().tolist() == list(range(10))
+    assert (predicted == labels).sum() < 30
+
+
 def test_no_bound_says_why(capsys):
     arguments = ["stability", "timm/seresnet18", "--image_size", "32", "--images", "1"]
     assert main([*arguments, "--output", "here"]) == 0

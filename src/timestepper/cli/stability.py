@@ -76,7 +76,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         metavar="RUN_OR_CHECKPOINT",
         help="folder of a run, one of its checkpoints (.pt), its folded network (.safetensors), or "
-        "a network's name, which stands for freshly initialised weights and random images",
+        "a network's name, which stands for freshly initialised weights and random images and "
+        "labels",
     )
     parser.add_argument(
         "--compare", nargs="+", type=str, default=[], metavar="OTHER", help="others, named likewise"
@@ -113,7 +114,7 @@ class Subject:
         name: as it was given.
         network: in eval mode.
         images: ``(n, channels, height, width)``; at least as many as are looked at.
-        labels: their classes, ``(n,)``; those that the network sees in random images.
+        labels: their classes, ``(n,)``; random ones of random images.
         classes: the classes' names where the images are a data set's.
         home: the run's folder.
     """
@@ -202,12 +203,14 @@ def _open(name: str, parsed: Namespace) -> Subject:
     try:
         images = torch.randn(parsed.images, *size, generator=generator)
         with torch.no_grad():
-            labels = network(images).argmax(1)
+            classes = network(images).shape[1]
     except Exception as error:  # whatever a library's network raises for a size
         reason = first_line(error)
         raise ConfigurationError(
             f"{name} does not classify images of shape {size}: {reason}; try --image_size"
         ) from error
+    # A fresh network is so sure of what it sees that the loss of that has no gradient.
+    labels = torch.randint(classes, (parsed.images,), generator=generator)
     return Subject(name, network, images, labels)
 
 
