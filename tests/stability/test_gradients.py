@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -163,6 +164,15 @@ def test_a_network_of_ours_stays_as_it_is_and_the_record_is_json():
         assert record["norms"] == list(flow.norms)
         assert record["stages"] == ["layer1"] * 3 + ["layer2"] * 3 + ["layer3"] * 3
         assert record["sizes"][3:5] == [[16, 1024], [32, 256]]
+
+
+def test_gradients_that_overflow_are_none_in_json():
+    network = make(two_layers, 1, 4)
+    nn.init.constant_(network.branches[0][2].weight, 1e308)
+    flow = gradient_flow(network, torch.zeros(1, 5).double(), torch.tensor([0]))
+    assert not math.isfinite(flow.norms[0])
+    read = json.loads(json.dumps(flow.to_dict(), allow_nan=False))
+    assert read["norms"] == [None, flow.norms[1]]
 
 
 @pytest.mark.parametrize(

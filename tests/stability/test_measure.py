@@ -190,6 +190,31 @@ def test_growth_of_nothing_and_of_more_than_a_float_holds():
     json.dumps(measured.to_dict(), allow_nan=False)
 
 
+def test_perturbations_that_overflow_grow_infinitely():
+    """The perturbed pass makes ∞ − ∞; without the perturbation nothing overflows."""
+
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2, bias=False)
+            self.layer.weight.data = torch.tensor([[1e307, -1e307], [-1e307, 1e307]])
+
+        def forward(self, x):
+            return self.layer(10 * x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = Body(), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.head((x + self.body(x)).tanh())
+
+    measured = measure_stability(Net().eval(), torch.full((1, 2), 1e-3), epsilon=1e6)
+    assert measured.random == measured.worst == math.inf
+    assert json.loads(json.dumps(measured.to_dict(), allow_nan=False))["random"] is None
+
+
 def test_bad_input(network):
     images = torch.randn(1, 3, 8, 8)
     for wrong, message in (

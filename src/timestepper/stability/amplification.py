@@ -77,7 +77,8 @@ class Amplification:
             direction: of the perturbed state's shape, of any norm but zero.
 
         Returns:
-            ‖y'_n − y_n‖ / ε at each state, float64 ``(states,)``.
+            ‖y'_n − y_n‖ / ε at each state, float64 ``(states,)``; infinite where the perturbed
+            pass overflows.
         """
         start = self.values[self.start]
         perturbed = start + direction * (self.size / direction.double().norm().item())
@@ -85,9 +86,11 @@ class Amplification:
         size = (perturbed.double() - start.double()).norm().item()
         known = self.values | {self.start: perturbed}
         found = self.unrolled.run(known, self.start, self.states)
-        return np.array(
+        growth = np.array(
             [
                 (found[state].double() - self.values[state].double()).norm().item() / size
                 for state in self.states
             ]
         )
+        # After an overflow ∞ − ∞ is NaN.
+        return np.where(np.isfinite(growth), growth, np.inf)

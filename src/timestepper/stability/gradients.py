@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from timestepper.errors import StabilityError
 from timestepper.stability.depth import Depth, describe_depth, states_of
+from timestepper.stability.plain import plain
 from timestepper.stability.unrolled import unroll, unstepped
 from timestepper.stepping import Branch, attach, find_branches, fold, load_weights
 
@@ -29,8 +30,9 @@ class GradientFlow:
     norms: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON has it."""
-        return {**asdict(self.depth), "norms": self.norms}
+        """Return everything as JSON has it; infinite norms and NaN as None."""
+        record: dict[str, Any] = plain({**asdict(self.depth), "norms": self.norms})
+        return record
 
 
 def gradient_flow(

@@ -17,6 +17,7 @@ from timestepper.errors import StabilityError
 from timestepper.stability.amplification import LOCAL_TOLERANCE, Amplification
 from timestepper.stability.lipschitz import Lipschitz
 from timestepper.stability.operators import Jacobian
+from timestepper.stability.plain import plain
 from timestepper.stability.unrolled import Step, UnrolledNetwork, Values, unroll, unstepped
 from timestepper.stepping import Branch, step_sizes
 
@@ -115,10 +116,10 @@ class Stability:
     def to_dict(self) -> dict[str, Any]:
         """Give plain numbers, strings, lists and dictionaries, as JSON wants them.
 
-        Complex numbers become pairs of real and imaginary part; infinite ones None.
+        Complex numbers become pairs of real and imaginary part; infinite ones and NaN None.
         """
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        record: dict[str, Any] = plain(dataclasses.asdict(self))
+        return record
 
 
 Progress = Callable[[str, int, int], None]
@@ -351,15 +352,3 @@ def _exponential(logarithm: float | None) -> float | None:
         return math.exp(logarithm)
     except OverflowError:
         return math.inf
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and math.isinf(value):
-        return None
-    if isinstance(value, complex):
-        return [value.real, value.imag]
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value
