@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 import timestepper
-from timestepper.errors import StabilityError, StateError
+from timestepper.errors import ConfigurationError, StabilityError, StateError
 from timestepper.stability import StabilityPenalty, unroll
 from timestepper.stability.lipschitz import Lipschitz
 
@@ -247,6 +247,11 @@ def test_branches_without_a_bound_are_refused(name, kind):
     ) as error:
         StabilityPenalty(network, torch.zeros(1, 3, size, size), kind)
     assert "\n" not in str(error.value)
+
+
+def test_kinds_that_there_are_not():
+    with pytest.raises(ConfigurationError, match="penalty 'Spectral'; take 'bound' or 'spectral'"):
+        StabilityPenalty(make_small(), example(), "Spectral")
 
 
 def test_state_goes_on_bit_for_bit():

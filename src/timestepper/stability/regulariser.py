@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from timestepper.errors import StateError
+from timestepper.errors import ConfigurationError, StateError
 from timestepper.stability.lipschitz import Lipschitz
 from timestepper.stability.operators import Function
 from timestepper.stability.unrolled import unroll
@@ -46,11 +46,15 @@ class StabilityPenalty:
 
     Raises:
         NoBranchError: no residual branch was found.
+        ConfigurationError: there is no such kind.
         StabilityError: a branch has no bound (squeeze-and-excitation, attention), or the
             network's pass can't be repeated.
     """
 
     def __init__(self, network: nn.Module, example_input: Tensor, kind: Kind = "bound") -> None:
+        if kind not in get_args(Kind):
+            known = " or ".join(map(repr, get_args(Kind)))
+            raise ConfigurationError(f"there is no stability penalty {kind!r}; take {known}")
         self.network = network
         self.kind = kind
         self.unrolled = unroll(deepcopy(network).eval(), example_input)
