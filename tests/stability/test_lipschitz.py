@@ -32,6 +32,7 @@ SCALAR = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "softplus": functional.softplus,
+    "softplus of a layer": nn.Softplus(),
     "log of sigmoid": functional.logsigmoid,
     "softshrink": functional.softshrink,
     "rrelu": functional.rrelu,
@@ -48,7 +49,7 @@ def test_slopes_of_functions_of_each_value(name):
     x = torch.linspace(-12, 12, 240001).requires_grad_()
     (slopes,) = torch.autograd.grad(function(x).sum(), x)
     steepest = slopes.abs().max().item()
-    if name in ("softplus", "log of sigmoid"):
+    if name in ("softplus", "softplus of a layer", "log of sigmoid"):
         steepest = 1.0  # far out
     found = constant(function, torch.randn(1, 4, 3, 3))
     assert steepest * (1 - 1e-9) <= found <= steepest * 1.001
@@ -195,6 +196,7 @@ def test_affine_operations_that_follow_each_other_are_one_operator():
         lambda x: x @ x,
         lambda x: functional.batch_norm(x, None, None, training=True),
         torch.exp,
+        nn.Softplus(threshold=1.0),
         nn.RMSNorm([4, 4, 4]),
     ],
 )
