@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.errors import StabilityError
+from timestepper.stability.apart import copy_of
 from timestepper.stability.depth import Depth, describe_depth, states_of
 from timestepper.stability.plain import plain
 from timestepper.stability.unrolled import unroll, unstepped
@@ -98,8 +98,11 @@ def with_step_size(
 
     Returns:
         The copy, attached.
+
+    Raises:
+        StabilityError: the network can't be copied.
     """
-    copy = deepcopy(network)
+    copy = copy_of(network)
     if hasattr(copy, "time_stepping"):
         if branches is None:
             branches = copy.time_stepping.branches  # type: ignore[union-attr, assignment]

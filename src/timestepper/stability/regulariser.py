@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from timestepper.errors import ConfigurationError, StateError
+from timestepper.stability.apart import copy_of
 from timestepper.stability.lipschitz import Lipschitz
 from timestepper.stability.operators import Function
 from timestepper.stability.unrolled import unroll
@@ -57,7 +57,7 @@ class StabilityPenalty:
             raise ConfigurationError(f"there is no stability penalty {kind!r}; take {known}")
         self.network = network
         self.kind = kind
-        self.unrolled = unroll(deepcopy(network).eval(), example_input)
+        self.unrolled = unroll(copy_of(network).eval(), example_input)
         self.values = self.unrolled.evaluate(example_input)
         self.vectors: list[Tensor] = []
         with torch.no_grad():

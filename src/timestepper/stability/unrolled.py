@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from timestepper.errors import StabilityError, first_line
+from timestepper.stability.apart import copy_of
 from timestepper.stepping import Branch, find_branches, fold
 from timestepper.stepping.operation import PART, Made, Operation, of_kinds
 from timestepper.stepping.operators import ADDITIONS, HOMOGENEOUS
@@ -207,7 +207,7 @@ class UnrolledNetwork:
     def _refuse_other_passes(self, example_input: Tensor) -> None:
         """Compare the repeated pass with the network's own."""
         with torch.no_grad():
-            leaves = tree_leaves(self.network(example_input))
+            leaves = tree_leaves(self.network(example_input.clone()))
         outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         for operation in self.trace.operations:
             if operation.kind in READING:
@@ -309,8 +309,8 @@ def unroll(
 
     Raises:
         NoBranchError: no residual branch was found.
-        StabilityError: the network or a part of it is in training mode, it does not take such
-            inputs, its outputs aren't finite, or its pass can't be repeated.
+        StabilityError: the network or a part of it is in training mode, it can't be copied or does
+            not take such inputs, its outputs aren't finite, or its pass can't be repeated.
     """
     training = [name or "the network" for name, part in network.named_modules() if part.training]
     if training:
@@ -318,15 +318,15 @@ def unroll(
             f"{training[0]} is in training mode, in which batch norm uses each batch's own "
             "statistics: call network.eval() first"
         )
+    plain = copy_of(network)
     try:
         with torch.no_grad():
-            network(example_input)
+            plain(example_input.clone())
     except Exception as error:  # whatever a network raises
         reason = first_line(error)
         raise StabilityError(
             f"the network does not take inputs of shape {tuple(example_input.shape)}: {reason}"
         ) from error
-    plain = deepcopy(network)
     if hasattr(plain, "time_stepping"):
         stepping = plain.time_stepping
         assert isinstance(stepping, TimeStepping)

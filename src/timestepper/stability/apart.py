@@ -1,0 +1,26 @@
+"""Keep a measurement apart from what surrounds it: the user's network, autocast, inference mode."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from torch import nn
+
+from timestepper.errors import StabilityError, first_line
+from timestepper.stepping.undisturbed import left_as_it_was
+
+
+def copy_of(network: nn.Module) -> nn.Module:
+    """Copy a network; features that it keeps come without the graph that made them.
+
+    Raises:
+        StabilityError: a part of it can't be copied.
+    """
+    try:
+        with left_as_it_was(network):
+            return deepcopy(network)
+    except Exception as error:  # whatever a part raises
+        raise StabilityError(
+            f"the network can't be copied: {first_line(error)}; take out what copy.deepcopy "
+            "refuses, and detach features that it keeps in lists"
+        ) from error
