@@ -16,13 +16,14 @@ from timestepper.stability import (
     trajectory,
 )
 
-LABELS = torch.tensor([0, 2])
 MEASUREMENTS = {
     "measure_stability": lambda network, x: measure_stability(network, x).worst,
     "log10_bound": log10_bound,
     "trajectory": lambda network, x: [state.tolist() for state in trajectory(network, x).states],
-    "gradient_flow": lambda network, x: gradient_flow(network, x, LABELS).norms,
-    "gradient_flow of h": lambda network, x: gradient_flow(network, x, LABELS, step_size=0.5).norms,
+    "gradient_flow": lambda network, x: gradient_flow(network, x, torch.tensor([0, 2])).norms,
+    "gradient_flow of h": lambda network, x: (
+        gradient_flow(network, x, torch.tensor([0, 2]), step_size=0.5).norms
+    ),
     "StabilityPenalty": lambda network, x: StabilityPenalty(network, x[:1])().item(),
 }
 
@@ -51,6 +52,16 @@ class Keeps(nn.Module):
         x.relu_()
         self.kept = self.network(x)
         return self.kept
+
+
+def test_autocast_and_inference_mode_change_nothing(measure, inputs):
+    network, inputs = make(two_layers, 2, 4).float(), inputs.float()
+    expected = measure(network, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert measure(network, inputs) == expected
+    with torch.inference_mode():
+        assert measure(network, inputs) == expected
+        assert measure(network, inputs.clone()) == expected
 
 
 def test_networks_that_write_stay_as_they_are(measure, inputs):

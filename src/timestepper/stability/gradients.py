@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from timestepper.errors import StabilityError
-from timestepper.stability.apart import copy_of
+from timestepper.stability.apart import copy_of, outside_modes
 from timestepper.stability.depth import Depth, describe_depth, states_of
 from timestepper.stability.plain import plain
 from timestepper.stability.unrolled import unroll, unstepped
@@ -35,6 +35,7 @@ class GradientFlow:
         return record
 
 
+@outside_modes()
 def gradient_flow(
     network: nn.Module,
     inputs: Tensor,
@@ -75,8 +76,9 @@ def gradient_flow(
         outputs = values[unrolled.output]
         _check_labels(outputs, labels)
         # In float64: the difference of a probability from 1 would soon be 0 in float32. Of the
-        # sum over images, each has its own loss's gradient.
-        loss = nn.functional.cross_entropy(outputs.double(), labels, reduction="sum")
+        # sum over images, each has its own loss's gradient. Labels made in inference mode can't be
+        # saved for backward.
+        loss = nn.functional.cross_entropy(outputs.double(), labels.clone(), reduction="sum")
         gradients = torch.autograd.grad(loss, states)
     norms = [gradient.double().flatten(1).norm(dim=1).mean().item() for gradient in gradients]
     return GradientFlow(describe_depth(network, unrolled, states), tuple(norms))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from timestepper.errors import StabilityError
 from timestepper.stability.amplification import LOCAL_TOLERANCE, Amplification
+from timestepper.stability.apart import outside_modes
 from timestepper.stability.lipschitz import Lipschitz
 from timestepper.stability.operators import Jacobian
 from timestepper.stability.plain import plain
@@ -126,6 +127,7 @@ Progress = Callable[[str, int, int], None]
 """Told what is measured, how many of it are done, and of how many."""
 
 
+@outside_modes()
 def measure_stability(
     network: nn.Module,
     images: Tensor,
@@ -208,6 +210,7 @@ def measure_stability(
     )
 
 
+@outside_modes()
 def log10_bound(network: nn.Module, example_input: Tensor) -> float | None:
     """Compute Proposition 1's bound on the growth of a perturbation of y_0 up to y_D (Eq. 7).
 

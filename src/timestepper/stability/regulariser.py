@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from timestepper.errors import ConfigurationError, StateError
-from timestepper.stability.apart import copy_of
+from timestepper.stability.apart import copy_of, outside_modes
 from timestepper.stability.lipschitz import Lipschitz
 from timestepper.stability.operators import Function
 from timestepper.stability.unrolled import unroll
@@ -51,6 +50,7 @@ class StabilityPenalty:
             network's pass can't be repeated.
     """
 
+    @outside_modes()
     def __init__(self, network: nn.Module, example_input: Tensor, kind: Kind = "bound") -> None:
         if kind not in get_args(Kind):
             known = " or ".join(map(repr, get_args(Kind)))
@@ -64,15 +64,22 @@ class StabilityPenalty:
             for _ in range(FIRST_STEPS):
                 self()
 
+    @outside_modes()
     def __call__(self) -> Tensor:
         """Make one power iteration for each run and compute the penalty, of shape ().
 
         In the parameters' own precision, also within autocast.
         """
-        device = self.values[0].device.type
-        low_precision = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if low_precision else nullcontext():
-            return self._compute()
+        power = PowerSteps(self.vectors)
+        zero = self.values[0].new_zeros(())
+        lipschitz = Lipschitz(self.unrolled, self.values, self._tensors(), power, zero)
+        logarithms = torch.stack(
+            [lipschitz.log_constant(step.start, step.end) for step in self.unrolled.steps]
+        )
+        self.vectors = power.after
+        if self.kind == "spectral":
+            return torch.stack(power.norms).square().sum() / 2
+        return torch.logaddexp(logarithms, zero).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """Give what the next call starts from."""
@@ -95,18 +102,6 @@ class StabilityPenalty:
                 "the stability penalty's state belongs to another network or image size"
             )
         self.vectors = [vector.to(own) for vector, own in zip(given, self.vectors, strict=True)]
-
-    def _compute(self) -> Tensor:
-        power = PowerSteps(self.vectors)
-        zero = self.values[0].new_zeros(())
-        lipschitz = Lipschitz(self.unrolled, self.values, self._tensors(), power, zero)
-        logarithms = torch.stack(
-            [lipschitz.log_constant(step.start, step.end) for step in self.unrolled.steps]
-        )
-        self.vectors = power.after
-        if self.kind == "spectral":
-            return torch.stack(power.norms).square().sum() / 2
-        return torch.logaddexp(logarithms, zero).sum()
 
     def _tensors(self) -> dict[str, Tensor]:
         """Give the network's tensors as they are now, by their names in a plain network."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from timestepper.stability.apart import outside_modes
 from timestepper.stability.depth import Depth, describe_depth, per_channel, states_of
 from timestepper.stability.unrolled import unroll
 from timestepper.stepping import Branch
@@ -29,6 +30,7 @@ class Trajectory:
     features: tuple[Tensor, ...]
 
 
+@outside_modes()
 def trajectory(
     network: nn.Module, inputs: Tensor, branches: Iterable[Branch] | None = None
 ) -> Trajectory:

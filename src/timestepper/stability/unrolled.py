@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from timestepper.errors import StabilityError, first_line
-from timestepper.stability.apart import copy_of
+from timestepper.stability.apart import copy_of, outside_modes
 from timestepper.stepping import Branch, find_branches, fold
 from timestepper.stepping.operation import PART, Made, Operation, of_kinds
 from timestepper.stepping.operators import ADDITIONS, HOMOGENEOUS
@@ -296,6 +296,7 @@ def _agree(one: Tensor, other: Tensor) -> bool:
     return same_kind and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@outside_modes()
 def unroll(
     network: nn.Module, example_input: Tensor, branches: Iterable[Branch] | None = None
 ) -> UnrolledNetwork:
