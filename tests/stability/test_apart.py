@@ -64,6 +64,11 @@ def test_autocast_and_inference_mode_change_nothing(measure, inputs):
         assert measure(network, inputs.clone()) == expected
 
 
+def test_nothing_to_measure_at(measure, inputs):
+    with pytest.raises(StabilityError, match="no input was given"):
+        measure(make(two_layers, 2, 4), inputs[:0])
+
+
 def test_networks_that_write_stay_as_they_are(measure, inputs):
     network = Keeps(make(two_layers, 2, 4)).eval()
     before = inputs.clone()

@@ -166,6 +166,19 @@ def test_a_network_of_ours_stays_as_it_is_and_the_record_is_json():
         assert record["sizes"][3:5] == [[16, 1024], [32, 256]]
 
 
+@pytest.mark.parametrize("step_size", [None, 0.3])
+def test_tokens_against_what_they_are_embedded_as(step_size, labels):
+    network = make(two_layers, DEPTH, 4)
+    tokens = torch.tensor([[0], [3], [1], [2], [1], [0]])
+    embedding = nn.Embedding(4, 5).double().requires_grad_(False).eval()
+    embedded = nn.Sequential(embedding, nn.Flatten(), network).eval()
+    expected = gradient_flow(network, embedding(tokens).flatten(1), labels, step_size=step_size)
+    close(
+        gradient_flow(embedded, tokens, labels, step_size=step_size),
+        torch.tensor(expected.norms, dtype=torch.float64),
+    )
+
+
 def test_gradients_that_overflow_are_none_in_json():
     network = make(two_layers, 1, 4)
     nn.init.constant_(network.branches[0][2].weight, 1e308)

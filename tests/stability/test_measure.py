@@ -218,7 +218,7 @@ def test_perturbations_that_overflow_grow_infinitely():
 def test_bad_input(network):
     images = torch.randn(1, 3, 8, 8)
     for wrong, message in (
-        (images[:0], "no image was given"),
+        (images[:0], "no input was given"),
         (images.half(), r"torch\.float16 are too coarse"),
         (images * float("nan"), "NaN or infinite"),
     ):

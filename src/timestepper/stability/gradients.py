@@ -13,7 +13,7 @@ from timestepper.errors import StabilityError
 from timestepper.stability.apart import copy_of, outside_modes
 from timestepper.stability.depth import Depth, describe_depth, states_of
 from timestepper.stability.plain import plain
-from timestepper.stability.unrolled import unroll, unstepped
+from timestepper.stability.unrolled import require_inputs, unroll, unstepped
 from timestepper.stepping import Branch, attach, find_branches, fold, load_weights
 
 
@@ -63,15 +63,16 @@ def gradient_flow(
         ConfigurationError: the step size is not a positive finite number.
         StabilityError: the network can't be unrolled, or the labels are not those of its inputs.
     """
-    if not len(inputs):
-        raise StabilityError("no image was given: gradients are those at inputs")
     if step_size is not None:
         network = with_step_size(network, step_size, inputs, branches)
         branches = None
     unrolled = unroll(network, inputs, branches)
+    # Tokens have no gradient; y_0, which is made of them, has.
+    start = 0 if inputs.is_floating_point() else unrolled.input_state
+    known = unrolled.evaluate(inputs) if start else {0: inputs}
     with torch.enable_grad():
-        start = inputs.detach().clone().requires_grad_()
-        values = unrolled.run({0: start}, 0, [unrolled.output])
+        known[start] = known[start].detach().clone().requires_grad_()
+        values = unrolled.run(known, start, [unrolled.output])
         states = states_of(unrolled, values)
         outputs = values[unrolled.output]
         _check_labels(outputs, labels)
@@ -102,8 +103,9 @@ def with_step_size(
         The copy, attached.
 
     Raises:
-        StabilityError: the network can't be copied.
+        StabilityError: there is no input, or the network can't be copied.
     """
+    require_inputs(example_input)
     copy = copy_of(network)
     if hasattr(copy, "time_stepping"):
         if branches is None:

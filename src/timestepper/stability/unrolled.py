@@ -310,9 +310,11 @@ def unroll(
 
     Raises:
         NoBranchError: no residual branch was found.
-        StabilityError: the network or a part of it is in training mode, it can't be copied or does
-            not take such inputs, its outputs aren't finite, or its pass can't be repeated.
+        StabilityError: there is no input, the network or a part of it is in training mode, it can't
+            be copied or does not take such inputs, its outputs aren't finite, or its pass can't be
+            repeated.
     """
+    require_inputs(example_input)
     training = [name or "the network" for name, part in network.named_modules() if part.training]
     if training:
         raise StabilityError(
@@ -336,6 +338,12 @@ def unroll(
     if branches is None:
         branches = find_branches(plain, example_input, skip_unfoldable=True)
     return UnrolledNetwork(plain.requires_grad_(False), example_input, branches)
+
+
+def require_inputs(inputs: Tensor) -> None:
+    """Raise StabilityError for an empty batch."""
+    if not len(inputs):
+        raise StabilityError("no input was given: stability is measured at inputs")
 
 
 def unstepped(network: nn.Module) -> dict[str, Tensor]:
