@@ -158,6 +158,29 @@ def test_a_last_step_that_is_shorter(h, steps):
     np.testing.assert_allclose(np.diff(solution.times), solution.step_sizes, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("solve", "numbers"),
+    [
+        (solve_fixed, {"step_size": 0.1}),
+        (solve_adaptive, {"tolerance": 1e-6}),
+        (solve_adaptive, {"tolerance": 1e-6, "first_step": 0.1, "safety": 0.8}),
+    ],
+)
+def test_float32_numbers_are_taken_as_float64(solve, numbers):
+    def f(t, y):
+        return -4 * y + np.sin(t)
+
+    coarse = {name: np.float32(number) for name, number in numbers.items()}
+    found = solve(f, np.float32(1), np.float32(0.1), np.float32(3.3), **coarse)
+    as_floats = {name: float(number) for name, number in coarse.items()}
+    expected = solve(f, 1.0, float(np.float32(0.1)), float(np.float32(3.3)), **as_floats)
+    for name in ("times", "states", "step_sizes"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert one.dtype == np.float64
+        assert np.array_equal(one, other)
+    assert found.attempts == expected.attempts
+
+
 def test_a_solution_cannot_be_changed():
     solution = solve_adaptive(lambda t, y: -y, 1.0, 0.0, 1.0, tolerance=1e-3)
     for array in (solution.times, solution.states, solution.step_sizes):

@@ -77,7 +77,8 @@ def solve_adaptive(
             small.
     """
     problem = Problem(f, y0, start, end)
-    require_positive("tolerance", tolerance)
+    start, end = problem.start, problem.end
+    tolerance, safety = require_positive("tolerance", tolerance), float(safety)
     if not 0 < safety < 1:
         raise ConfigurationError(f"safety must be above 0 and below 1, not {safety}")
     if not tableau.comparison:
@@ -85,7 +86,7 @@ def solve_adaptive(
             "the method has no comparison to estimate errors with; use solve_fixed"
         )
     step = FIRST_PART * (end - start) if first_step is None else first_step
-    problem.require_step("first_step", step)
+    step = problem.require_step("first_step", step)
     # Multiplied with the slopes this loses less to rounding than the difference of two results.
     difference = np.subtract(tableau.weights, tableau.comparison)
     times, states, step_sizes = [start], [problem.initial], list[float]()

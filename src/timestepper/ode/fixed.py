@@ -46,7 +46,8 @@ def solve_fixed(
         SolverError: y0, or what f returns, is not what it must be; or y became infinite or NaN.
     """
     problem = Problem(f, y0, start, end)
-    problem.require_step("step_size", step_size)
+    start, end = problem.start, problem.end
+    step_size = problem.require_step("step_size", step_size)
     steps = max(1, math.ceil((end - start) / step_size - REMAINDER))
     # Not summed up, so that rounding does not add up either.
     times = [*(start + j * step_size for j in range(steps)), end]

@@ -26,6 +26,8 @@ class Problem:
         end: a later time.
 
     Attributes:
+        start: as a float.
+        end: as a float.
         initial: y0 as float64.
         evaluations: of f, so far.
 
@@ -36,6 +38,7 @@ class Problem:
     """
 
     def __init__(self, f: RightHandSide, y0: ArrayLike, start: float, end: float) -> None:
+        start, end = float(start), float(end)  # Numpy's float32 would round all times.
         for name, time in (("start", start), ("end", end)):
             if not math.isfinite(time):
                 raise ConfigurationError(f"the {name} must be a finite time, not {time}")
@@ -44,7 +47,7 @@ class Problem:
                 f"the end {end} is not after the start {start}; to go back in time, "
                 "solve dy/ds = -f(-s, y) with s = -t"
             )
-        if not math.isfinite(float(end) - float(start)):
+        if not math.isfinite(end - start):
             raise ConfigurationError(
                 f"the time from {start} to {end} is more than float64 holds; measure it in a "
                 "larger unit"
@@ -60,14 +63,19 @@ class Problem:
         """Ten times the distance of float64 numbers near the times: less can't be told apart."""
         return 10 * float(np.spacing(max(abs(self.start), abs(self.end))))
 
-    def require_step(self, name: str, step_size: float) -> None:
-        """Raise ConfigurationError unless a step size is positive, finite and not too small."""
-        require_positive(name, step_size)
+    def require_step(self, name: str, step_size: float) -> float:
+        """Return a step size as a float.
+
+        Raises:
+            ConfigurationError: it is not positive, not finite or too small.
+        """
+        step_size = require_positive(name, step_size)
         if step_size < self.smallest_step:
             raise ConfigurationError(
                 f"{name} is {step_size}, too small for float64 between {self.start} and "
                 f"{self.end}; it must be at least {self.smallest_step:.1e}"
             )
+        return step_size
 
     def slope(self, time: float, state: Array) -> Array:
         """Evaluate f.
@@ -85,10 +93,12 @@ class Problem:
         return slope
 
 
-def require_positive(name: str, value: float) -> None:
-    """Raise ConfigurationError unless a number is positive and finite."""
+def require_positive(name: str, value: float) -> float:
+    """Return a number as a float; raise ConfigurationError unless it is positive and finite."""
+    value = float(value)
     if not (math.isfinite(value) and value > 0):
         raise ConfigurationError(f"{name} must be positive and finite, not {value}")
+    return value
 
 
 def _to_float64(value: ArrayLike, name: str) -> Array:
