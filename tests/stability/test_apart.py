@@ -16,14 +16,13 @@ from timestepper.stability import (
     trajectory,
 )
 
+LABELS = torch.tensor([0, 2])
 MEASUREMENTS = {
     "measure_stability": lambda network, x: measure_stability(network, x).worst,
     "log10_bound": log10_bound,
     "trajectory": lambda network, x: [state.tolist() for state in trajectory(network, x).states],
-    "gradient_flow": lambda network, x: gradient_flow(network, x, torch.tensor([0, 2])).norms,
-    "gradient_flow of h": lambda network, x: (
-        gradient_flow(network, x, torch.tensor([0, 2]), step_size=0.5).norms
-    ),
+    "gradient_flow": lambda network, x: gradient_flow(network, x, LABELS).norms,
+    "gradient_flow of h": lambda network, x: gradient_flow(network, x, LABELS, step_size=0.5).norms,
     "StabilityPenalty": lambda network, x: StabilityPenalty(network, x[:1])().item(),
 }
 
@@ -62,6 +61,14 @@ def test_autocast_and_inference_mode_change_nothing(measure, inputs):
     with torch.inference_mode():
         assert measure(network, inputs) == expected
         assert measure(network, inputs.clone()) == expected
+
+
+@pytest.mark.parametrize("name", [n for n in MEASUREMENTS if n != "gradient_flow of h"])
+def test_default_devices_change_nothing(name, inputs):
+    network, inputs = make(two_layers, 2, 4).float(), inputs.float()
+    expected = MEASUREMENTS[name](network, inputs)
+    with torch.device("meta"):  # stands for torch.set_default_device("cuda")
+        assert MEASUREMENTS[name](network, inputs) == expected
 
 
 def test_nothing_to_measure_at(measure, inputs):

@@ -51,7 +51,9 @@ class Amplification:
             ‖y'_n − y_n‖ / ε of each direction at each state, float64 ``(count, states)``.
         """
         start = self.values[self.start]
-        directions = [torch.randn(start.shape, generator=generator) for _ in range(count)]
+        directions = [
+            torch.randn(start.shape, generator=generator, device="cpu") for _ in range(count)
+        ]
         return np.stack([self.along(direction.to(start)) for direction in directions])
 
     def worst(self) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ _ZERO = torch.zeros((), dtype=torch.float64)
 def spectral_norm(function: Function, example: Tensor) -> Tensor:
     """Compute the spectral norm of a function's linear part; float64, of shape ()."""
     norm = Jacobian(function, torch.zeros_like(example)).spectral_norm()
-    return torch.tensor(norm, dtype=torch.float64)
+    return torch.tensor(norm, dtype=torch.float64, device="cpu")
 
 
 class Lipschitz:

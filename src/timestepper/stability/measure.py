@@ -251,7 +251,8 @@ def _check(images: Tensor, directions: int, epsilon: float) -> None:
 def _step_sizes(network: nn.Module, unrolled: UnrolledNetwork) -> dict[str, Tensor]:
     """Give each branch's step sizes; those of a plain network are 1."""
     sizes = step_sizes(network) if hasattr(network, "time_stepping") else {}
-    return {step.branch.name: sizes.get(step.branch.name, torch.ones(1)) for step in unrolled.steps}
+    one = torch.ones(1, device="cpu")
+    return {step.branch.name: sizes.get(step.branch.name, one) for step in unrolled.steps}
 
 
 class _Look:

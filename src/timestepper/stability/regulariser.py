@@ -159,7 +159,7 @@ class PowerSteps:
             return self.before[number]
         # The same on all devices and in all processes.
         generator = torch.Generator().manual_seed(number)
-        return torch.randn(result.shape, generator=generator).to(result)
+        return torch.randn(result.shape, generator=generator, device="cpu").to(result)
 
 
 def _unit(vector: Tensor, otherwise: Tensor) -> Tensor:
