@@ -25,6 +25,18 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Follow links to where they lead, which need not be there.
+
+    Raises:
+        ConfigurationError: it is a link to itself.
+    """
+    place = Path(os.path.realpath(path))  # Path.resolve raises at a circle, or not, by version.
+    if place.is_symlink():
+        raise ConfigurationError(f"{os.fspath(path)} is a link to itself; name another path")
+    return place
+
+
 def is_text(name: str) -> bool:
     """Tell whether a name is none of those in which Python keeps bytes that are no UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)

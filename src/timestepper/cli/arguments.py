@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from timestepper.errors import RunError
+from timestepper.files import resolved
 from timestepper.training.run import Run
 from timestepper.training.trained import Trained, load_trained
 
@@ -55,15 +55,13 @@ def output_path(
 
     Raises:
         RunError: it exists already, and is no empty folder where one is wanted; it is a folder
-            where a file is wanted, or the other way round, a device, or a link to itself; or its
-            own folder does not exist.
+            where a file is wanted, or the other way round, or a device; or its own folder does not
+            exist.
+        ConfigurationError: it is a link to itself.
     """
     path = Path(parsed.output) if parsed.output is not None else default
     if path.is_symlink():
-        # What it points to is written, and not the link. Path.resolve may raise at a circle.
-        path = Path(os.path.realpath(path))
-        if path.is_symlink():
-            raise RunError(f"{path} is a link to itself; name a file with --output")
+        path = resolved(path)  # What it points to is written, and not the link.
     if path.exists() and not path.is_dir() and not path.is_file():
         raise RunError(f"{path} is no ordinary file; name a file with --output")
     if path.exists() and path.is_dir() != is_folder:

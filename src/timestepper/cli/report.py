@@ -7,6 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from timestepper.errors import RunError
+from timestepper.files import resolved
 from timestepper.report.html import is_report, read_runs, watch, write_report
 from timestepper.training.run import Run
 
@@ -76,6 +77,7 @@ def _path(parsed: Namespace, folders: list[Path]) -> Path:
 
     Raises:
         RunError: it is a folder, or a file that is no report, or can't be written.
+        ConfigurationError: it is a link to itself.
     """
     if parsed.output is None:
         path = Path(SEVERAL) if len(folders) > 1 else Run(folders[0]).report
@@ -83,6 +85,7 @@ def _path(parsed: Namespace, folders: list[Path]) -> Path:
         path = Path(parsed.output)
         if not path.parent.is_dir():
             raise RunError(f"{path} can't be written: there is no folder {path.parent}")
+    resolved(path)  # Of a link to itself nothing else would tell.
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no ordinary file"
         raise RunError(f"{path} is {what}; name a file with --output")

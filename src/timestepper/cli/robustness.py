@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from timestepper.cli.arguments import open_run
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
-from timestepper.files import write_atomically
+from timestepper.files import resolved, write_atomically
 from timestepper.provenance import provenance
 from timestepper.report import every_score, plot_robustness, robustness_table
 from timestepper.report.result_figure import ResultFigure
@@ -218,7 +218,7 @@ def _open(parsed: Namespace) -> dict[str, Trained]:
     Raises:
         TimestepperError: a run can't be loaded or is given twice, or they are of different data.
     """
-    paths = [Path(name).resolve() for name in parsed.runs]
+    paths = [resolved(name) for name in parsed.runs]
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = list(parsed.runs)

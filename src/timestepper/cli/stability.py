@@ -20,7 +20,7 @@ from timestepper import networks
 from timestepper.cli.arguments import output_path
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, RunError, TimestepperError, first_line
-from timestepper.files import write_atomically
+from timestepper.files import resolved, write_atomically
 from timestepper.report import (
     comparison_table,
     plot_eigenvalues,
@@ -136,7 +136,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     if not 0 <= parsed.seed < 2**63:
         raise ConfigurationError(f"seed is {parsed.seed}; it must be from 0 to 2^63 - 1")
     names = [parsed.network, *parsed.compare]
-    places = [Path(name).resolve() for name in names]
+    places = [resolved(name) for name in names]
     twice = next((n for n, p in zip(names, places, strict=True) if places.count(p) > 1), None)
     if twice is not None:
         raise ConfigurationError(f"'{twice}' is given twice; compare different networks")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError
+from timestepper.files import resolved
 from timestepper.training.configuration import Configuration
 from timestepper.training.recipes import add_configuration, to_configuration
 from timestepper.training.run import Run, Training
@@ -74,7 +75,7 @@ def _resumed(parser: CommandParser, parsed: Namespace) -> list[Training]:
             "--resume continues a run with its own configuration; leave the other settings out, or "
             f"change {parsed.resume[0]}/configuration.yaml"
         )
-    _require_different("--resume", [str(Path(folder).resolve()) for folder in parsed.resume])
+    _require_different("--resume", [str(resolved(folder)) for folder in parsed.resume])
     runs = [Run(Path(folder)) for folder in parsed.resume]
     return [Training(run, run.read_configuration(), resume=True) for run in runs]
 

@@ -100,13 +100,15 @@ def test_step_sizes_that_are_no_history(capsys, steps):
     assert refuse(capsys, "run").startswith("run/step_sizes.safetensors is missing or broken; ")
 
 
-def test_folder_whose_name_is_no_text(capsys, monkeypatch):
+def test_folder_whose_path_is_no_text(capsys, monkeypatch):
     try:
         make_run(os.fsdecode(b"run-\xff"), SCORES)
     except OSError:
         pytest.skip("the file system takes no such names")
-    monkeypatch.chdir(os.fsdecode(b"run-\xff"))
-    assert refuse(capsys, ".").startswith("the name of run '.' is not text ")
+    make_run(os.fsdecode(b"run-\xff/text"), SCORES)
+    for folder in (os.fsdecode(b"run-\xff"), "text"):
+        monkeypatch.chdir(folder)
+        assert refuse(capsys, ".").startswith("the path of run '.' is not text ")
 
 
 def test_link_stays_a_link():

@@ -11,7 +11,7 @@ from typing import TypeVar
 from timestepper import __version__
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, TimestepperError
-from timestepper.files import is_text
+from timestepper.files import is_text, resolved
 from timestepper.report.html import comparison, robustness, sections
 from timestepper.report.html.costs import Costs, costs
 from timestepper.report.html.evidence import Evidence, read_evidence
@@ -33,19 +33,19 @@ def read_runs(folders: Sequence[Path]) -> list[Evidence]:
         folders: at least one.
 
     Raises:
-        ConfigurationError: a folder is named twice, or its name is no text.
+        ConfigurationError: a folder is named twice, is a link to itself, or its path is no text.
         TimestepperError: one of them is not a run, has no epoch yet, or is broken.
     """
-    places = [folder.resolve() for folder in folders]
+    places = [resolved(folder) for folder in folders]
     names = [place.name for place in places]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise ConfigurationError(f"run '{folder}' is given twice; name different runs")
-        if not is_text(place.name):
+        if not is_text(str(place)):  # All of it may be in a command on the page.
             raise ConfigurationError(
-                f"the name of run '{folder}' is not text in this terminal's encoding; rename it, "
+                f"the path of run '{folder}' is not text in this terminal's encoding; rename it, "
                 "or set PYTHONUTF8=1"
             )
     return [read_evidence(Run(folder), name) for folder, name in zip(folders, names, strict=True)]
@@ -68,6 +68,7 @@ def write_report(
 
     Raises:
         OSError: the file can't be written.
+        ConfigurationError: it is a link to itself.
     """
     several = len(runs) > 1
     page = Page(
@@ -77,7 +78,7 @@ def write_report(
         version=__version__,
         refresh=refresh,
     )
-    path = path.resolve()  # What a link leads to is replaced, not the link.
+    path = resolved(path)  # What a link leads to is replaced, not the link.
     # A training may end while something watches it: both write, each under a name of its own.
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
