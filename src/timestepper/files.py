@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,14 @@ def resolved(path: str | os.PathLike[str]) -> Path:
     if place.is_symlink():
         raise ConfigurationError(f"{os.fspath(path)} is a link to itself; name another path")
     return place
+
+
+def seen_from(folder: Path, path: Path) -> str:
+    """Write the way from a folder to a path, which stays right when both are moved together."""
+    place = resolved(path)
+    with suppress(ValueError):  # From another drive there is no relative path.
+        place = Path(os.path.relpath(place, resolved(folder)))
+    return place.as_posix()
 
 
 def is_text(name: str) -> bool:

@@ -46,6 +46,7 @@ def test_two_runs_side_by_side(runs, capsys):
     assert list(read["plain"]["gradient_flow"]) == ["h = 1", "h = 0.01"]
     assert all(0 < step["step_size"] < 1 for step in read["run"]["steps"])
     assert read["run"]["images"] == 2
+    assert (read["run"]["run"], read["plain"]["run"]) == ("..", "../../plain")
     assert f"{read['run']['worst']:.4g}" in shown
 
     assert main(["stability", "run"]) == 2

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +17,7 @@ from rich.progress import Progress
 
 from timestepper.cli.arguments import open_run
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
-from timestepper.files import resolved, write_atomically
+from timestepper.files import resolved, seen_from, write_atomically
 from timestepper.provenance import provenance
 from timestepper.report import every_score, plot_robustness, robustness_table
 from timestepper.report.result_figure import ResultFigure
@@ -287,13 +285,10 @@ def _write(
 
 def _places(subjects: Mapping[str, Trained], parsed: Namespace, folder: Path) -> str:
     """Write where the runs lie, seen from a folder: names alone don't tell runs apart."""
-    here = folder.resolve()
-    places = {}
-    for name, given in zip(subjects, parsed.runs, strict=True):
-        place = Path(given).resolve()
-        with suppress(ValueError):  # From another drive there is no relative path.
-            place = Path(os.path.relpath(place, here))
-        places[name] = place.as_posix()
+    places = {
+        name: seen_from(folder, Path(given))
+        for name, given in zip(subjects, parsed.runs, strict=True)
+    }
     return FOLDERS + json.dumps(places, ensure_ascii=False)
 
 

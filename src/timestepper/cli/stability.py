@@ -20,7 +20,7 @@ from timestepper import networks
 from timestepper.cli.arguments import output_path
 from timestepper.data import DataSet
 from timestepper.errors import ConfigurationError, RunError, TimestepperError, first_line
-from timestepper.files import resolved, write_atomically
+from timestepper.files import resolved, seen_from, write_atomically
 from timestepper.report import (
     comparison_table,
     plot_eigenvalues,
@@ -269,9 +269,11 @@ def _write(
                 # With other step sizes than those it was trained with it may overflow.
                 yield f"no gradients of {one.name} with {label}: {error}"
     results = {
-        name: stability.to_dict()
-        | {"gradient_flow": {label: flow.to_dict() for label, flow in flows[name].items()}}
-        for name, stability in measured.items()
+        one.name: measured[one.name].to_dict()
+        | {"gradient_flow": {label: flow.to_dict() for label, flow in flows[one.name].items()}}
+        # Names are as they were given, and tell nobody who is elsewhere which run is meant.
+        | {"run": seen_from(folder, one.home) if one.home else None}
+        for one in subjects
     }
     path = folder / "stability.json"
     write_atomically(path, json.dumps(results, indent=1, allow_nan=False).encode())

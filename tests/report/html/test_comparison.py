@@ -282,7 +282,10 @@ def growth(value):
 def test_stability_says_what_was_measured_and_what_is_old():
     make({0: LSTM[0], 1: LSTM[1]}, "lstm")
     Path("lstm-0/stability").mkdir()
-    measured = {"lstm-0/folded.safetensors": growth(2.0), "lstm-1": growth(3.0)}
+    measured = {
+        "lstm-0/folded.safetensors": growth(2.0) | {"run": ".."},
+        "lstm-1": growth(3.0) | {"run": "../../lstm-1"},
+    }
     Path("lstm-0/stability/stability.json").write_text(json.dumps(measured))
     file = "Of lstm-0 lstm-0/folded.safetensors was measured, not the last checkpoint."
     old = "was measured before the last checkpoint was written; to measure that, run timestepper "
@@ -295,6 +298,36 @@ def test_stability_says_what_was_measured_and_what_is_old():
     text = page("lstm-0", "lstm-1").text["stability"]
     assert f"That of lstm-1 {old}stability lstm-1 --force" in text
     assert "That of lstm-0" not in text
+
+
+def test_stability_is_of_the_folder_that_the_file_names(monkeypatch):
+    for folder in ("x/a", "x/b", "y/b"):
+        make_run(folder, scores(LSTM[0]))
+    Path("x/a/stability").mkdir()
+    path = Path("x/a/stability/stability.json")
+    path.write_text(
+        json.dumps({"a": growth(2.0) | {"run": ".."}, "b": growth(3.0) | {"run": "../../b"}})
+    )
+    assert "not measured" not in page("x/a", "x/b").text["stability"]
+    monkeypatch.chdir("y")
+    assert "not measured: b; " in page("../x/a", "b").text["stability"]
+    # Of an older file only the first network is known.
+    Path("../x/a/stability/stability.json").write_text(
+        json.dumps({"a": growth(2.0), "b": growth(3.0)})
+    )
+    monkeypatch.chdir("../x")
+    shown = page("a", "b")
+    assert "not measured: b; " in shown.text["stability"]
+    assert [row[0] for row in shown.tables["stability"][0][1:]] == ["a"]
+
+
+def test_stability_of_others_in_a_folder_is_said_to_be_theirs():
+    make_run("a", scores(LSTM[0]))
+    Path("a/stability").mkdir()
+    Path("a/stability/stability.json").write_text(
+        json.dumps({"../b": growth(2.0) | {"run": "../../b"}})
+    )
+    assert page("a").tables["stability"][0][1][:2] == ["../b", "layer1"]
 
 
 def test_names_are_drawn_as_they_are():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -65,7 +66,8 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
 
     Returns:
         By the networks' names, the run's own first, what
-        :meth:`~timestepper.stability.Stability.to_dict` gives, with ``gradient_flow``.
+        :meth:`~timestepper.stability.Stability.to_dict` gives, with ``gradient_flow``, and as
+        ``run`` where their runs' folders lie, seen from the file's.
     """
     path = evidence.run.folder / STABILITY_FILE
     command = f"timestepper stability {evidence.run.folder}"
@@ -80,6 +82,38 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
     except BROKEN as error:
         return Missing(f"{path} is broken ({error})", f"{command} --force")
     return content
+
+
+def name_in_stability(
+    evidence: Evidence, path: Path, content: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Find what a file of stability calls a run; None where it is not known to have it.
+
+    Args:
+        evidence: the run.
+        path: the file.
+        content: what :func:`read_stability` has read of it.
+    """
+    own = evidence.run.folder.resolve()
+    places = {name: one["run"] for name, one in content.items() if "run" in one}
+    if places:
+        return _name_at(path, places, own)
+    # Older files have names alone: the first is that which the file lies in.
+    return next(iter(content)) if path.parent.parent.resolve() == own else None
+
+
+def _name_at(path: Path, places: Mapping[str, str | None], run: Path) -> str | None:
+    """Find what a file calls a run, by where it says that runs lie; None where it is none of them.
+
+    Args:
+        path: the file.
+        places: folders of runs, seen from the file's, by their names there.
+        run: the run's resolved folder.
+    """
+    for name, place in places.items():
+        if place is not None and os.path.realpath(path.parent / place) == str(run):
+            return name
+    return None
 
 
 def _require_stability(measured: dict[str, Any]) -> None:
@@ -97,6 +131,8 @@ def _require_stability(measured: dict[str, Any]) -> None:
         str(stage["name"])
     for flow in measured["gradient_flow"].values():
         _numbers([*flow["norms"], *flow["times"]])
+    if not isinstance(measured.get("run"), str | None):
+        raise TypeError(f"{measured['run']!r} is no folder")
     list(measured["no_bound"]), int(measured["images"]), float(measured.get("epsilon", 0))
 
 
@@ -223,9 +259,7 @@ def _name_in(
     """Find what a file of scores calls a run; None where it is not known to have it."""
     for remark in remarks:
         if remark.startswith(FOLDERS + "{"):
-            places: dict[str, str] = json.loads(remark.removeprefix(FOLDERS))
-            names = (n for n, place in places.items() if (path.parent / place).resolve() == run)
-            return next(names, None)
+            return _name_at(path, json.loads(remark.removeprefix(FOLDERS)), run)
     # Older files name folders alone: the first is that which the file lies in.
     home = path.parent.parent.resolve()
     if run == home:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.measurements import STABILITY_FILE, missing_runs, read_stability
+from timestepper.report.html.measurements import (
+    STABILITY_FILE,
+    missing_runs,
+    name_in_stability,
+    read_stability,
+)
 from timestepper.report.html.parts import MISSING, Missing, Part, Plots, Section
 from timestepper.report.html.sections.stability import TITLE, bounds, growth, remarks, stages
 
@@ -43,8 +48,6 @@ def _of(
 ) -> tuple[Path, str, dict[str, Any]] | None:
     """Find what was measured on a run, in its own folder or beside another that it was compared to.
 
-    The command names networks as they were given to it, relative to where it ran.
-
     Args:
         run: the run.
         runs: all that the page is about.
@@ -53,9 +56,9 @@ def _of(
     Returns:
         The file, what it calls the run, and what was measured; None where there is nothing.
     """
-    here = run.run.folder.resolve()
     for other in (run, *runs):
-        for name, one in files.get(other.name, {}).items():
-            if other is run or Path(name).resolve() == here:
-                return other.run.folder / STABILITY_FILE, name, one
+        path = other.run.folder / STABILITY_FILE
+        content = files.get(other.name)
+        if content and (name := name_in_stability(run, path, content)):
+            return path, name, content[name]
     return None

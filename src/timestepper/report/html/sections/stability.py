@@ -14,6 +14,7 @@ from timestepper.report.html.measurements import (
     STABILITY_FILE,
     is_another_file,
     is_older,
+    name_in_stability,
     read_bound,
     read_stability,
 )
@@ -41,9 +42,13 @@ def stability(evidence: Evidence) -> Section:
             "loss's gradient at each state."
         )
     ]
-    parts += remarks(evidence, evidence.run.folder / STABILITY_FILE, next(iter(measured)))
-    parts.append(Plots([growth(measured, named=len(measured) > 1), *_gradients(measured)]))
-    parts.append(stages(measured, named=len(measured) > 1))
+    path = evidence.run.folder / STABILITY_FILE
+    own = name_in_stability(evidence, path, measured)
+    if own:
+        parts += remarks(evidence, path, own)
+    named = list(measured) != [own]
+    parts.append(Plots([growth(measured, named=named), *_gradients(measured, named=named)]))
+    parts.append(stages(measured, named=named))
     reasons = dict.fromkeys(reason for one in measured.values() for reason in one["no_bound"])
     parts += [Text(f"No bound: {reason}") for reason in reasons]
     return Section("stability", TITLE, parts)
@@ -133,13 +138,12 @@ def _logarithm(value: float | None, kind: str) -> float | None:
     return math.log10(value) if value > 0 else None
 
 
-def _gradients(measured: dict[str, dict[str, Any]]) -> list[Plot]:
-    several = len(measured) > 1
+def _gradients(measured: dict[str, dict[str, Any]], *, named: bool) -> list[Plot]:
     lines: list[Any] = []
     for name, one in measured.items():
         for label, flow in one["gradient_flow"].items():
             states = list(range(len(flow["norms"])))
-            shown = f"{name}: {label}" if several else label
+            shown = f"{name}: {label}" if named else label
             lines.append(line(states, flow["norms"], shown, len(lines)))
     if not lines:
         return []
