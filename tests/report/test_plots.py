@@ -74,14 +74,14 @@ class Block(nn.Module):
         return x + self.norm(self.conv(x).relu())
 
 
-def attached(counts):
+def attached(counts, **options):
     """Attach to a network of stages with so many blocks each, behind a layer that widens."""
     stages = {
         name: nn.Sequential(nn.Conv2d(width, width + 1, 1), *(Block(width + 1) for _ in range(n)))
         for width, (name, n) in enumerate(counts.items(), start=4)
     }
     network = nn.Sequential(OrderedDict(features=nn.Sequential(OrderedDict(stages))))
-    return timestepper.attach(network, example_input=torch.zeros(1, 4, 2, 2))
+    return timestepper.attach(network, example_input=torch.zeros(1, 4, 2, 2), **options)
 
 
 def test_names_of_blocks_and_stages_that_are_long(figures):
@@ -104,6 +104,14 @@ def test_stages_of_one_block_have_a_spread(figures):
     (ends,) = line.get_segments()
     assert ends[:, 1] == pytest.approx([rows.quantile(0.1).item(), rows.quantile(0.9).item()])
     assert len(band.get_paths()) == 1
+
+
+def test_step_sizes_that_are_equal_have_one_colour(figures):
+    plot_step_sizes(attached({"one": 1, "two": 2}, controller=0.5), Path("steps.png"))
+    *panels, _ = figures[0].subfigs[1].axes
+    scales = {(one.norm.vmin, one.norm.vmax) for panel in panels for one in panel.images}
+    ((low, high),) = scales
+    assert low == 0.5 < high
 
 
 def test_names_that_look_like_mathematics(figures):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
@@ -113,6 +114,8 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
 
     lowest = min(row.min().item() for row in steps)
     highest = max(row.max().item() for row in steps)
+    # Where all are equal there is still a scale, the same for all panels.
+    scale = Normalize(lowest, max(highest, lowest + 1e-3))
     panels = lower.subplots(
         1, len(by_stage), squeeze=False, width_ratios=[len(m) + 1 for m in by_stage.values()]
     )[0]
@@ -123,8 +126,7 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
             aspect="auto",
             origin="lower",
             interpolation="nearest",
-            vmin=lowest,
-            vmax=highest,
+            norm=scale,
         )
         panel.set_title(literal(stage), fontsize="medium")
         panel.set_xlabel("block")
