@@ -47,7 +47,7 @@ def run(parser: CommandParser, parsed: Namespace) -> int:
             "--weights and --checkpoint are two networks; leave one of them out"
         )
     trained = open_run(parsed)
-    network, what = trained.network, f"{parsed.checkpoint} checkpoint, {trained.epochs} epochs"
+    network, what = trained.network, f"{parsed.checkpoint} checkpoint, {trained.progress}"
     if parsed.weights is not None:
         network = load_plain(trained.configuration, trained.images, Path(parsed.weights))
         network, what = network.to(trained.fabric.device), parsed.weights

@@ -117,7 +117,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     networks = [
         f"{name}: {one.configuration.network.name}, step sizes "
         f"{one.configuration.stepping.controller}, {parsed.checkpoint} checkpoint, "
-        f"{one.epochs} epochs"
+        f"{one.progress}"
         for name, one in subjects.items()
     ]
     places = _places(subjects, parsed, folder)

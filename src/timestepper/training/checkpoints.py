@@ -114,4 +114,5 @@ def _is_checkpoint(state: Any) -> bool:
         and "ema" in state
         and isinstance(state["ema"], dict | None)
         and isinstance(state.get("history"), list)
+        and isinstance(state.get("batch", 0), int)
     )

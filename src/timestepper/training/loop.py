@@ -220,7 +220,13 @@ class _Lane:
             yield from trainer.fit(signals, bars, self.name)
             network = trainer.trained.eval()
             trained = Trained(
-                network, trainer.configuration, trainer.images, fabric, trainer.epoch, None
+                network=network,
+                configuration=trainer.configuration,
+                images=trainer.images,
+                fabric=fabric,
+                epochs=trainer.epoch,
+                steps=0,
+                warning=None,
             )
             if fabric.is_global_zero:
                 write_results(run, trained, trainer.history)

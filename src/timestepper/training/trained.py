@@ -25,7 +25,8 @@ class Trained:
         configuration: how it was trained.
         images: on what.
         fabric: device and precision.
-        epochs: epochs that it has seen.
+        epochs: whole epochs that it has seen.
+        steps: optimizer steps of the next epoch that it has seen.
         warning: why it isn't from the checkpoint that was asked for, or None.
     """
 
@@ -34,7 +35,14 @@ class Trained:
     images: DataSet
     fabric: Fabric
     epochs: int
+    steps: int
     warning: str | None
+
+    @property
+    def progress(self) -> str:
+        """How long it was trained."""
+        within = f" and {self.steps} steps of the next" if self.steps else ""
+        return f"{self.epochs} epochs{within}"
 
     def some_images(self, count: int) -> Tensor:
         """Return the first test images, float32 ``(count, channels, height, width)``."""
@@ -70,5 +78,6 @@ def load_trained(
         images=images,
         fabric=fabric,
         epochs=len(state["history"]),
+        steps=state.get("batch", 0),
         warning=warning,
     )

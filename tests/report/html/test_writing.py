@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from made_runs import make_run, row, steps
+from reading import Page
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainings import TINY
+from trainings import TINY, UPDATES, interrupt
 
 from timestepper.cli import main
 from timestepper.report import html
@@ -173,6 +174,19 @@ def test_report_that_fails_does_not_fail_the_training(trained, monkeypatch):
     assert last == (
         "no report: [Errno 28] No space left on device; timestepper report run writes it anew"
     )
+
+
+def test_training_that_was_stopped_within_an_epoch(monkeypatch, capsys):
+    interrupt("run", monkeypatch, UPDATES + 22)
+    assert main(["report", "run"]) == 0
+    text = Page(Path("run/report.html")).text
+    when = "after epoch 1 and 22 steps of the next"
+    assert f"the last one, but for predictions, which are those {when}." in text["summary"]
+    assert f"test images the network {when} classifies " in text["predictions"]
+    capsys.readouterr()
+    for which, seen in (("last", "1 epochs and 22 steps of the next"), ("best", "1 epochs")):
+        assert main(["evaluate", "run", "--checkpoint", which]) == 0
+        assert capsys.readouterr().out.startswith(f"{which} checkpoint, {seen}: accuracy ")
 
 
 def test_watching_a_training_until_its_end():

@@ -35,7 +35,8 @@ class Samples:
         right: how many of them are right.
         shown_wrong: the first of those that are wrong.
         shown_right: the first of the others.
-        epochs: how many epochs the network had seen.
+        epochs: how many whole epochs the network had seen.
+        steps: how many steps of the next.
     """
 
     split: str
@@ -45,6 +46,14 @@ class Samples:
     shown_wrong: tuple[Picture, ...]
     shown_right: tuple[Picture, ...]
     epochs: int
+    steps: int
+
+    def taken(self, epochs: int) -> str:
+        """Say when the network was taken, empty where that was after so many epochs."""
+        if (self.epochs, self.steps) == (epochs, 0):
+            return ""
+        within = f" and {self.steps} steps of the next" if self.steps else ""
+        return f"after epoch {self.epochs}{within}"
 
 
 @torch.no_grad()
@@ -81,6 +90,7 @@ def classify(trained: Trained) -> Samples:
         shown_wrong=pictures(~is_right),
         shown_right=pictures(is_right),
         epochs=trained.epochs,
+        steps=trained.steps,
     )
 
 

@@ -100,7 +100,7 @@ def _one(run: Evidence, trained: Trained | None) -> list[Section]:
         counted = _or_missing(lambda: costs(found.network, size))
         samples = _or_missing(lambda: classify(found))
     return [
-        sections.summary(run),
+        sections.summary(run, samples),
         sections.curves(run),
         sections.step_sizes(run),
         sections.evolution(run),

@@ -16,11 +16,11 @@ def predictions(evidence: Evidence, samples: Samples | Missing) -> Section:
     which = f"all {samples.seen:,} {samples.split} images"
     if samples.seen < samples.of:
         which = f"{samples.seen:,} of the {samples.of:,} {samples.split} images, drawn at random,"
-    when = "" if samples.epochs == evidence.epochs else f" after epoch {samples.epochs}"
+    taken = f"{when} " if (when := samples.taken(evidence.epochs)) else ""
     parts: list[Part] = [
         Text(
-            f"Of {which} the network{when} classifies {samples.right:,} right and {wrong:,} wrong; "
-            f"up to {SHOWN} of each are shown."
+            f"Of {which} the network {taken}classifies {samples.right:,} right and {wrong:,} "
+            f"wrong; up to {SHOWN} of each are shown."
         )
     ]
     if samples.shown_wrong:

@@ -6,20 +6,23 @@ import math
 
 from timestepper.report.html import names
 from timestepper.report.html.evidence import Evidence
-from timestepper.report.html.parts import Facts, Part, Section, Text
+from timestepper.report.html.parts import Facts, Missing, Part, Section, Text
+from timestepper.report.html.samples import Samples
 
 NAMED = ("commit", "versions", "hardware", "date")
 
 
-def summary(evidence: Evidence) -> Section:
+def summary(evidence: Evidence, samples: Samples | Missing) -> Section:
     """Sum a run up."""
     configuration, last = evidence.configuration, evidence.history[-1]
     parts: list[Part] = []
     if not evidence.is_finished:
+        taken = "" if isinstance(samples, Missing) else samples.taken(evidence.epochs)
         parts.append(
             Text(
                 f"This training is not finished: {evidence.epochs} of {configuration.epochs} "
-                "epochs are done, and all numbers are those of the last one."
+                "epochs are done, and all numbers are those of the last one"
+                + (f", but for predictions, which are those {taken}." if taken else ".")
             )
         )
     split = evidence.split
