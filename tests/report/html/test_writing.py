@@ -60,7 +60,8 @@ def test_bad_input(capsys):
     Path("empty").mkdir()
     assert refuse(capsys, "nowhere") == "there is no run folder nowhere"
     assert refuse(capsys, "empty").startswith("empty is not a run: ")
-    assert refuse(capsys, "run", "nowhere", "--watch") == "there is no run folder nowhere"
+    for folders in (["nowhere"], ["run", "nowhere"]):
+        assert refuse(capsys, *folders, "--watch") == "there is no run folder nowhere"
     assert refuse(capsys, "new") == (
         "new has no epoch yet; report it when its first one is done, or wait for that with --watch"
     )

@@ -37,7 +37,7 @@ def watch(folders: Sequence[Path], path: Path, *, pause: float = SECONDS) -> Ite
     try:
         while not (runs and all(run.is_finished for run in runs)):
             now = _state(folders)
-            is_new = now != seen and _have_begun(folders)
+            is_new = _have_begun(folders) and now != seen
             if is_new:
                 runs, seen = read_runs(folders), now
                 write_report(runs, path, refresh=round(SECONDS))
