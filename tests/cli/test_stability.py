@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from endings import contents
 from PIL import Image
 
 from timestepper.cli import main, stability
@@ -67,6 +68,19 @@ def test_two_runs_side_by_side(runs, capsys):
     assert main(["stability", "run/checkpoints/last.pt", "--force"]) == 0
     read = json.loads(Path("run/stability/stability.json").read_text())
     assert read["run/checkpoints/last.pt"]["worst"] == folded["worst"]
+
+
+def test_results_of_before_are_kept_until_there_are_new_ones(monkeypatch):
+    arguments = ["stability", "cifar_resnet8", "--images", "1", "--directions", "1"]
+    assert main(arguments) == 0
+    before = contents()
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stability, "gradient_flow", stop)
+    assert main([*arguments, "--force"]) == 130
+    assert contents() == before
 
 
 def test_checkpoints_from_their_own_folder(runs, monkeypatch):

@@ -55,15 +55,14 @@ SMALL = 64
 """Height and width of random images."""
 FIXED = (1.0, 0.01)
 """Step sizes beside the controller's along which gradients are followed (paper, Eq. 8)."""
-OWN_FILES = (
-    "stability.json",
+OWN_PICTURES = (
     "growth.png",
     "eigenvalues.png",
     "trajectories.png",
     "gradients.png",
     "gradients-[0-9]*.png",
 )
-"""What the command writes, and so replaces."""
+"""What the command draws, and so replaces."""
 FOLLOWED = 100
 """Test images whose gradients and trajectories are followed; fewer of larger ones than these:"""
 FOLLOWED_SIZE = 32
@@ -160,10 +159,6 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
             console.print(f"no bound: {reason}", highlight=False, markup=False)
     if len(measured) > 1:
         console.print(comparison_table(measured))
-    folder.mkdir(exist_ok=True)
-    for pattern in OWN_FILES:
-        for old in folder.glob(pattern):  # Those of fewer networks may have other names.
-            old.unlink()
     for line in _write(folder, subjects, measured):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -257,7 +252,10 @@ def _measure(subject: Subject, parsed: Namespace, console: Console) -> Stability
 def _write(
     folder: Path, subjects: Sequence[Subject], measured: Mapping[str, Stability]
 ) -> Iterator[str]:
-    """Write JSON and plots; yield a line for each file as soon as it is there."""
+    """Write JSON and plots; yield a line for each file as soon as it is there.
+
+    What is there from before goes last: a signal while gradients are followed costs nothing.
+    """
     flows: dict[str, dict[str, GradientFlow]] = {one.name: {} for one in subjects}
     for one in subjects:
         for label, h in _step_sizes(one).items():
@@ -275,15 +273,22 @@ def _write(
         | {"run": seen_from(folder, one.home) if one.home else None}
         for one in subjects
     }
+    folder.mkdir(exist_ok=True)
     path = folder / "stability.json"
     write_atomically(path, json.dumps(results, indent=1, allow_nan=False).encode())
     yield f"all numbers: {path}"
+    drawn = set()
     for picture, draw in _pictures(subjects, measured, flows):
         try:
             draw(folder / picture)
+            drawn.add(folder / picture)
             yield f"plot: {folder / picture}"
         except TimestepperError as error:
             yield f"no {picture}: {error}"
+    for pattern in OWN_PICTURES:
+        for old in folder.glob(pattern):  # Those of fewer networks may have other names.
+            if old not in drawn:
+                old.unlink()
 
 
 def _pictures(
