@@ -63,8 +63,9 @@ def write_new(path: Path, content: bytes | memoryview) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
         new.unlink(missing_ok=True)
+        error.filename = str(path)  # A full disk names none.
         raise
     return new
 

@@ -1,13 +1,16 @@
 """Plots of the analysis: what they show, as far as a test can tell, and that they are pictures."""
 
+import errno
 import io
 import math
+import os
 import warnings
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from endings import contents
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
@@ -17,6 +20,7 @@ import timestepper
 from timestepper import networks
 from timestepper.errors import StabilityError
 from timestepper.report import (
+    plot_curves,
     plot_gradient_flow,
     plot_growth,
     plot_step_sizes,
@@ -62,6 +66,20 @@ def is_inside(legend):
     figure.canvas.draw()
     box = legend.get_window_extent()
     return box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_full_disk_leaves_the_picture_of_before(monkeypatch):
+    history = [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5}]
+    plot_curves(history, Path("curves.png"))
+    before = contents()
+
+    def fsync(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"device: 'curves\.png'$"):
+        plot_curves(history, Path("curves.png"))
+    assert contents() == before
 
 
 class Block(nn.Module):

@@ -46,8 +46,8 @@ def test_disk_is_full(disk, unbroken):
     with pytest.raises(RunError) as error:
         start(folder)
     assert str(error.value) == (
-        f"{folder}: No space left on device; what was saved before is kept; mend this and "
-        f"continue with: timestepper train --resume {folder}"
+        f"{folder}/checkpoints/last.pt: No space left on device; what was saved before is kept; "
+        f"mend this and continue with: timestepper train --resume {folder}"
     )
     state, warning = Run(folder).checkpoints.load()
     assert (state["epoch"], warning) == (1, None)

@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from timestepper.report.pictures import save
+
 
 def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
     """Plot training curves of one run, and those of the images that it was evaluated on.
@@ -31,4 +33,4 @@ def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)

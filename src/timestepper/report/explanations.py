@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from timestepper.report.names import literal
+from timestepper.report.pictures import save
 from timestepper.stepping import Explanation
 
 Course = Mapping[int, Mapping[str, Explanation]]
@@ -97,7 +98,7 @@ def plot_explanations(course: Course, path: Path) -> None:
     panels[-1, 0].set_xlabel("epoch")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(SHARES), frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _draw_shares(axes: Axes, course: Mapping[int, Explanation]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from timestepper.report.pictures import save
 from timestepper.report.styles import CHARACTER
 from timestepper.stability.gradients import GradientFlow
 
@@ -55,4 +56,4 @@ def plot_gradient_flow(flows: Mapping[str, GradientFlow], path: Path) -> None:
     axes.margins(x=0.02)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)

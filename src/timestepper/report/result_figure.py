@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from timestepper.report.pictures import drawn
 from timestepper.report.result_table import ResultTable
 
 
@@ -25,7 +25,4 @@ class ResultFigure:
 
     def to_png(self, made_by: Sequence[str]) -> bytes:
         """Draw it as PNG, what made it in the file's description."""
-        content = io.BytesIO()
-        description = {"Description": "\n".join(made_by)}
-        self.figure.savefig(content, format="png", dpi=150, metadata=description)
-        return content.getvalue()
+        return drawn(self.figure, "png", {"Description": "\n".join(made_by)})

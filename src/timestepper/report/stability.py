@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from timestepper.report.names import literal
+from timestepper.report.pictures import save
 from timestepper.report.styles import legend_columns
 from timestepper.stability import Stability, StageStability
 
@@ -123,7 +124,7 @@ def plot_growth(measured: Mapping[str, Stability], path: Path) -> None:
         ncols=1 if len(names) > 3 else min(2, fitting),
         frameon=False,
     )
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def plot_eigenvalues(measured: Mapping[str, Stability], path: Path) -> None:
@@ -167,4 +168,4 @@ def plot_eigenvalues(measured: Mapping[str, Stability], path: Path) -> None:
         ScalarMappable(Normalize(0, 1), colours), ax=list(panels), shrink=0.8, ticks=[0, 1]
     )
     bar.ax.set_yticklabels(["first step", "last step"])
-    figure.savefig(path, dpi=150)
+    save(figure, path)

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from timestepper.report.names import literal, shared_prefix
+from timestepper.report.pictures import save
 from timestepper.report.styles import CHARACTER, legend_columns
 from timestepper.stepping import evolution_time, step_sizes
 
@@ -133,4 +134,4 @@ def plot_step_sizes(network: nn.Module, path: Path) -> None:
         panel.set_xticks(range(0, len(members), -(-len(members) // 9)))
     panels[0].set_ylabel("channel, sorted by its mean")
     lower.colorbar(image, ax=list(panels), label="Δt")
-    figure.savefig(path, dpi=150)
+    save(figure, path)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from timestepper.errors import StabilityError
 from timestepper.report.names import literal
+from timestepper.report.pictures import save
 from timestepper.stability.depth import SizeStage
 from timestepper.stability.trajectories import Trajectory
 
@@ -58,7 +59,7 @@ def plot_trajectory(
         for axes in row[len(stages) :]:
             axes.set_axis_off()
     figure.legend(handles=_legend(colours, classes), loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _drawn_stages(name: str, trajectory: Trajectory) -> list[SizeStage]:
