@@ -305,6 +305,15 @@ def test_a_process_that_reads_images_is_killed(monkeypatch, refuse):
     )
 
 
+def test_faults_of_the_program_are_no_mistakes_of_the_user(monkeypatch):
+    def run(*arguments):
+        raise TypeError("a fault")
+
+    monkeypatch.setattr("timestepper.cli.evaluate.run", run)
+    with pytest.raises(TypeError, match="a fault"):
+        main(["evaluate", "run"])
+
+
 def test_devices_and_links_as_output(refuse):
     assert main(["train", *TINY, "--folder", "run"]) == 0
     for command in (["fold", "run"], ["report", "run"]):

@@ -87,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if named and named not in COMMANDS:
             hint = did_you_mean(named, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
             return _fail(f"there is no command '{named}'{hint}")
-        parsed = parser.parse_args(given)
+        try:
+            parsed = parser.parse_args(given)
+        except (argparse.ArgumentError, TypeError) as error:
+            return _fail(explain(error, chosen))
         # Only here, because it takes half a second to import what is around it.
         from timestepper.data.workers import living_workers
 
@@ -96,8 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except TimestepperError as error:
         return _fail(str(error))
-    except (argparse.ArgumentError, TypeError) as error:
-        return _fail(explain(error, chosen))
     except Interrupted as stop:
         print(f"timestepper: {stop}", file=sys.stderr)
         return 128 + stop.number
