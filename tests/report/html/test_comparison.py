@@ -321,6 +321,16 @@ def test_stability_is_of_the_folder_that_the_file_names(monkeypatch):
     assert [row[0] for row in shown.tables["stability"][0][1:]] == ["a"]
 
 
+def test_stability_without_evolution_times_is_broken():
+    make_run("a", scores(LSTM[0]))
+    Path("a/stability").mkdir()
+    measured = growth(2.0)
+    measured["stages"][0]["evolution_time"] = None
+    Path("a/stability/stability.json").write_text(json.dumps({"a": measured}))
+    text = page("a").text["stability"]
+    assert "stability.json is broken (a stage has no evolution time)" in text
+
+
 def test_stability_of_others_in_a_folder_is_said_to_be_theirs():
     make_run("a", scores(LSTM[0]))
     Path("a/stability").mkdir()

@@ -128,6 +128,8 @@ def _require_stability(measured: dict[str, Any]) -> None:
         raise ValueError("it has no step whose growth can be drawn")
     for stage in measured["stages"]:
         _numbers([stage["evolution_time"], stage["random"], stage["worst"], stage["bound"]])
+        if stage["evolution_time"] is None:
+            raise TypeError("a stage has no evolution time")
         str(stage["name"])
     for flow in measured["gradient_flow"].values():
         _numbers([*flow["norms"], *flow["times"]])
