@@ -121,11 +121,26 @@ def test_link_stays_a_link():
     assert "timestepper report" in Path("elsewhere.html").read_text()
 
 
-def test_command_for_the_folder_in_which_it_runs(monkeypatch):
-    make_run("run", SCORES)
-    monkeypatch.chdir("run")
-    assert main(["report", "."]) == 0
-    assert f"--folder {Path().resolve()}-again" in Path("report.html").read_text()
+@pytest.mark.parametrize("folder", [".", ".."])
+def test_commands_for_the_folder_in_which_it_runs_or_above(monkeypatch, folder):
+    make_run("run", SCORES, channels={"layer1.0": 16, "layer1.1": 16})
+    run = Path("run").resolve()
+    Path("run/sub").mkdir()
+    monkeypatch.chdir("run" if folder == "." else "run/sub")
+    assert main(["report", folder, "-o", "page.html"]) == 0
+    text = Page(Path("page.html")).text
+    assert f"--folder {run}-again" in text["again"]
+    assert f"--folder {run}-explained" in text["explanation"]
+    assert f"timestepper stability {run} " in text["stability"]
+
+
+def test_commands_for_a_folder_that_looks_like_a_setting():
+    make_run("-a b", SCORES)
+    assert main(["report", "./-a b"]) == 0
+    text = Page(Path("-a b/report.html")).text
+    assert "timestepper stability './-a b' " in text["stability"]
+    assert "timestepper robustness './-a b' " in text["noise"]
+    assert "--folder './-a b-again'" in text["again"]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,14 @@ class Evidence:
     explanations: Explanations
 
     @property
+    def folder(self) -> str:
+        """Its folder, as a command can be given it, and another name can begin with it."""
+        folder = self.run.folder
+        if folder.name in ("", ".."):
+            folder = folder.resolve()
+        return f"./{folder}" if str(folder).startswith("-") else str(folder)
+
+    @property
     def split(self) -> str:
         """On which images each epoch was evaluated."""
         return "validation" if "validation_loss" in self.history[-1] else "test"

@@ -70,7 +70,7 @@ def read_stability(evidence: Evidence) -> dict[str, dict[str, Any]] | Missing:
         ``run`` where their runs' folders lie, seen from the file's.
     """
     path = evidence.run.folder / STABILITY_FILE
-    command = f"timestepper stability {evidence.run.folder}"
+    command = stability_command([evidence])
     if not path.exists():
         return Missing(MISSING, command)
     try:
@@ -158,9 +158,7 @@ def read_bound(evidence: Evidence) -> float | Missing | None:
         bound = json.loads(path.read_text(encoding="utf-8"))["log10_bound"]
         return math.nan if bound is None else float(bound)
     except BROKEN as error:
-        return Missing(
-            f"{path} is broken ({error})", f"timestepper stability {evidence.run.folder}"
-        )
+        return Missing(f"{path} is broken ({error})", stability_command([evidence]))
 
 
 def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Scores | Missing:
@@ -197,9 +195,15 @@ def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Sco
     return broken or Missing(MISSING, command)
 
 
+def stability_command(runs: Iterable[Evidence]) -> str:
+    """Write the command that measures runs' stability."""
+    first, *rest = (run.folder for run in runs)
+    return shlex.join(["timestepper", "stability", first, *(["--compare", *rest] if rest else [])])
+
+
 def robustness_command(threats: Sequence[str], runs: Iterable[Evidence]) -> str:
     """Write the command that measures runs under threats."""
-    words = ["timestepper", "robustness", *(str(run.run.folder) for run in runs)]
+    words = ["timestepper", "robustness", *(run.folder for run in runs)]
     if threats != [GaussianNoise.name]:  # Which is what it measures by itself.
         words += ["--threat", *threats]
     return shlex.join(words)

@@ -74,7 +74,7 @@ def write_report(
     page = Page(
         title=f"{len(runs)} runs" if several else runs[0].name,
         sections=_several(runs) if several else _one(runs[0], trained),
-        command=shlex.join(["timestepper", "report", *(str(run.run.folder) for run in runs)]),
+        command=shlex.join(["timestepper", "report", *(run.folder for run in runs)]),
         version=__version__,
         refresh=refresh,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from timestepper.report.html.measurements import (
     missing_runs,
     name_in_stability,
     read_stability,
+    stability_command,
 )
 from timestepper.report.html.parts import MISSING, Missing, Part, Plots, Section
 from timestepper.report.html.sections.stability import TITLE, bounds, growth, remarks, stages
@@ -37,9 +37,7 @@ def stability(runs: Sequence[Evidence]) -> Section:
     left = [run for run in runs if run.name not in measured]
     parts += bounds(left)
     if missing := [run for run in left if run.name not in broken]:
-        first, *rest = (str(run.run.folder) for run in missing)
-        words = ["timestepper", "stability", first, *(["--compare", *rest] if rest else [])]
-        parts.append(missing_runs(missing, len(runs), shlex.join(words)))
+        parts.append(missing_runs(missing, len(runs), stability_command(missing)))
     return Section("stability", TITLE, parts)
 
 

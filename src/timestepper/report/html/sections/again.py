@@ -14,15 +14,12 @@ from timestepper.training.configuration import Configuration
 
 def again(evidence: Evidence) -> Section:
     """Give the command, and what the run has written down of itself."""
-    folder = evidence.run.folder
-    if not folder.name:  # the one that the command ran in
-        folder = folder.resolve()
     parts: list[Part] = [
         Text(
             "The same training, in a new folder. What the run has written down of its settings, "
             "code and hardware is below."
         ),
-        Code(command(evidence.configuration, f"{folder}-again")),
+        Code(command(evidence.configuration, f"{evidence.folder}-again")),
         Code(
             evidence.run.configuration.read_text(encoding="utf-8"),
             folded_under=evidence.run.configuration.name,

@@ -31,7 +31,7 @@ def explanation(evidence: Evidence) -> Section:
             return Section("explanation", title, [Missing(why)])
         stepping = replace(evidence.configuration.stepping, explain=True)
         recording = replace(evidence.configuration, stepping=stepping)
-        again = command(recording, f"{evidence.run.folder}-explained")
+        again = command(recording, f"{evidence.folder}-explained")
         return Section("explanation", title, [Missing("it was not recorded", again)])
     parts: list[Part] = [
         Text(

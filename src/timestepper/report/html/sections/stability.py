@@ -17,6 +17,7 @@ from timestepper.report.html.measurements import (
     name_in_stability,
     read_bound,
     read_stability,
+    stability_command,
 )
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Table, Text
 
@@ -69,7 +70,7 @@ def remarks(evidence: Evidence, path: Path, name: str) -> list[Part]:
         parts.append(
             Text(
                 f"That of {evidence.name} was measured before the last checkpoint was written; to "
-                f"measure that, run timestepper stability {evidence.run.folder} --force"
+                f"measure that, run {stability_command([evidence])} --force"
             )
         )
     return parts
