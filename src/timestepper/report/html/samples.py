@@ -69,7 +69,8 @@ def classify(trained: Trained) -> Samples:
     with trained.fabric.autocast():
         outputs = trained.network(inputs).float()
     probabilities, predicted = outputs.softmax(1).max(1)
-    is_right = (predicted == labels).cpu()
+    # As where accuracy is measured: for max NaN is the largest number.
+    is_right = ((predicted == labels) & ~outputs.isnan().any(1)).cpu()
 
     def pictures(chosen: Tensor) -> tuple[Picture, ...]:
         return tuple(
