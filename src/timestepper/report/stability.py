@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.markup import escape
 from rich.table import Table
 
-from timestepper.report.names import literal
+from timestepper.report.names import literal, power_of_ten
 from timestepper.report.pictures import save
 from timestepper.report.styles import legend_columns
 from timestepper.stability import Stability, StageStability
@@ -64,7 +64,7 @@ def comparison_table(measured: Mapping[str, Stability]) -> Table:
 
 
 def _growth(measured: Stability | StageStability) -> tuple[str, ...]:
-    bound = "none" if measured.bound is None else _power_of_ten(measured.bound)
+    bound = "none" if measured.bound is None else power_of_ten(measured.bound)
     return (
         f"{measured.evolution_time:.3f}",
         _number(measured.random),
@@ -75,14 +75,6 @@ def _growth(measured: Stability | StageStability) -> tuple[str, ...]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def _power_of_ten(logarithm: float) -> str:
-    """Write 10^x, which may pass any float."""
-    if math.isinf(logarithm):
-        return "0" if logarithm < 0 else "∞"
-    exponent = math.floor(logarithm)
-    return f"{10 ** (logarithm - exponent):.2f}e{exponent:+d}"
 
 
 def plot_growth(measured: Mapping[str, Stability], path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from timestepper.training.configuration import Configuration
 
 CONTROLLERS = {"none": "none: the plain network"}
@@ -24,7 +22,7 @@ def percent(share: float, digits: int = 2) -> str:
 
 def duration(seconds: float) -> str:
     """Write how long something took, to two units."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -35,21 +33,8 @@ def duration(seconds: float) -> str:
 
 def count(number: float) -> str:
     """Write a large number as people do: 272,474 or 40.81 M."""
-    if number < 1e6:
+    if round(number) < 1e6:
         return f"{number:,.0f}"
-    for unit, size in (("G", 1e9), ("M", 1e6)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    raise AssertionError(number)
-
-
-def power_of_ten(logarithm: float | None) -> str:
-    """Write 10^x, which may pass any float; a dash where there is none."""
-    if logarithm is None or math.isnan(logarithm):
-        return "—"
-    if math.isinf(logarithm):
-        return "∞" if logarithm > 0 else "0"
-    if -3 < logarithm < 4:
-        return f"{10**logarithm:.3g}"
-    exponent = math.floor(logarithm)
-    return f"{10 ** (logarithm - exponent):.2f}·10^{exponent}"
+    if round(number / 1e6, 2) < 1000:
+        return f"{number / 1e6:.2f} M"
+    return f"{number / 1e9:.2f} G"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timestepper.report.html import names
 from timestepper.report.html.evidence import Evidence
 from timestepper.report.html.figures import figure, line, literal, whole
 from timestepper.report.html.measurements import (
@@ -20,6 +19,7 @@ from timestepper.report.html.measurements import (
     stability_command,
 )
 from timestepper.report.html.parts import Missing, Part, Plot, Plots, Section, Table, Text
+from timestepper.report.names import power_of_ten
 
 TITLE = "Stability along depth"
 KINDS = {
@@ -80,9 +80,7 @@ def bounds(runs: Sequence[Evidence]) -> list[Part]:
     """Tabulate the bounds that ``timestepper reproduce`` has computed for runs, where it has."""
     found = {run.name: read_bound(run) for run in runs}
     rows = [
-        [name, names.power_of_ten(bound)]
-        for name, bound in found.items()
-        if isinstance(bound, float)
+        [name, power_of_ten(bound)] for name, bound in found.items() if isinstance(bound, float)
     ]
     parts: list[Part] = [bound for bound in found.values() if isinstance(bound, Missing)]
     if rows:
@@ -161,7 +159,7 @@ def stages(measured: dict[str, dict[str, Any]], *, named: bool) -> Table:
             f"{stage['evolution_time']:.3f}",
             _number(stage["random"]),
             _number(stage["worst"]),
-            names.power_of_ten(stage["bound"]),
+            power_of_ten(stage["bound"]),
         ]
         for name, one in measured.items()
         for stage in one["stages"]
