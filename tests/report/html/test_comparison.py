@@ -106,7 +106,14 @@ def test_runs_without_a_partner_are_not_compared():
     make({0: LSTM[0], 1: LSTM[1]}, "lstm")
     make({2: PLAIN[2]}, "none")
     cells = page("none-2", "lstm-0", "lstm-1").tables["differences"][0][1]
-    assert cells[:4] == ["lstm", "0", "—", "no seed in common"]
+    assert cells[:4] == ["lstm", "0", "—", "no finished seed in common"]
+
+
+def test_runs_whose_partners_are_not_finished_are_not_compared():
+    make({0: LSTM[0]}, "lstm")
+    make_run("short", scores(PLAIN[0])[:2], controller="none", seed=0)
+    cells = page("short", "lstm-0").tables["differences"][0][1]
+    assert cells[:4] == ["lstm", "0", "—", "no finished seed in common"]
 
 
 def test_unfinished_and_repeated_runs_are_left_out():

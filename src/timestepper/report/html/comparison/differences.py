@@ -69,7 +69,7 @@ def differences(methods: Sequence[Method]) -> Section:
 
 
 def _compare(method: Method, reference: Method) -> dict[str, Difference] | None:
-    """Compare two methods on the seeds that both have; None where there is none."""
+    """Compare two methods on the finished seeds that both have; None where there is none."""
     own, others = method.by_seed(), reference.by_seed()
     seeds = sorted(own.keys() & others.keys())
     if not seeds:
@@ -82,7 +82,7 @@ def _compare(method: Method, reference: Method) -> dict[str, Difference] | None:
 
 def _cells(found: dict[str, Difference] | None) -> list[str]:
     if found is None:
-        return ["0", *("—", "no seed in common", "—") * len(QUANTITIES)]
+        return ["0", *("—", "no finished seed in common", "—") * len(QUANTITIES)]
     cells = [str(next(iter(found.values())).estimate.count)]
     for quantity, (_, form) in QUANTITIES.items():
         one = found[quantity].estimate
