@@ -72,7 +72,7 @@ def test_noise_on_two_runs(runs, capsys):
     assert "# plain: cifar_resnet8, step sizes none, last checkpoint, 1 epochs\n" in text
     assert "# Gaussian noise on 50 evenly spaced ones of the 355 test images of digits: " in text
     mean = sum(100 * float(row["accuracy"]) for row in rows[5::2]) / 2
-    assert f"| plain | 0.500 | {mean:.2f} |" in Path("stepped/robustness/noise.md").read_text()
+    assert f"| plain | 0.5 | {mean:.2f} |" in Path("stepped/robustness/noise.md").read_text()
     with Image.open("stepped/robustness/noise.png") as picture:
         assert picture.text["Description"].startswith("command: timestepper robustness stepped")
 
@@ -98,7 +98,7 @@ def test_several_threats_beside_what_is_there(runs, capsys):
     assert [row["eps"] for row in rows] == ["0.0", "0.031372549"]
     assert float(rows[1]["loss"]) > float(rows[0]["loss"])
     assert "PGD on the cross-entropy, 2 steps of 0.25 ε" in Path("out/pgd.md").read_text()
-    assert "| plain | 8.00 |" in Path("out/pgd.md").read_text()
+    assert "| plain | 8 |" in Path("out/pgd.md").read_text()
     # A single level is no curve; that of the run before would belie the table.
     single = ["--threat", "fgsm", "--limit", "all", "--output", "out", "--force"]
     assert main(["robustness", "plain", *single]) == 0

@@ -63,6 +63,11 @@ def test_markdown_shows_names_as_they_are():
     ]
 
 
+def test_markdown_shows_what_made_it_as_it_is():
+    text = TABLE.to_markdown(["command: it _plain_ <b>", "commit: a|b"])
+    assert text.splitlines()[-2:] == [r"- command: it \_plain\_ \<b>", r"- commit: a\|b"]
+
+
 def test_markdown_with_a_picture():
     lines = TABLE.to_markdown(MADE_BY, "table.png").splitlines()
     assert lines[:4] == ["# A table", "", "![A table](table.png)", ""]

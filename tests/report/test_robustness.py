@@ -64,6 +64,15 @@ def test_curves_of_attacks_are_in_grey_levels():
     assert robustness_table({"one": outcome}).rows[1] == pytest.approx(("one", 8, 1.0, 0.1))
 
 
+def test_small_levels_are_told_apart():
+    for threat, unit, levels, shown in (
+        ("noise", "standard deviation", (0.0, 0.0001, 0.0002), ["0", "0.0001", "0.0002"]),
+        ("pgd", "ε", (1e-5, 8 / 255), ["0.00255", "8"]),
+    ):
+        table = robustness_table({"one": make_outcome(threat, unit, levels, ("draw 0",))})
+        assert [table.columns[1].show(row[1]) for row in table.rows] == shown
+
+
 def test_bars_of_corruptions():
     left, right = plot_robustness(CORRUPTIONS).axes
     assert list(left.lines[0].get_ydata()) == pytest.approx([1.0, 2.0])

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 MARKUP = re.compile(r"[\\|<&*`\[]|(?<!\w)_|_(?!\w)")
-"""What Markdown takes for markup in a cell; not the underscores within a word."""
+"""What Markdown takes for markup in a cell or line; not the underscores within a word."""
 
 Cell = str | int | float
 """Text, a count, or a quantity; NaN where there is none."""
@@ -29,7 +29,7 @@ class Column:
         heading: its name elsewhere; it may have several lines.
         text: it holds text, not numbers.
         signed: its numbers are differences.
-        decimals: of its quantities; counts have none.
+        decimals: of its quantities; counts have none, and None stands for as many as it takes.
         plus_minus: people see it behind the column before, as in 1.23 ± 0.45.
     """
 
@@ -37,7 +37,7 @@ class Column:
     heading: str
     text: bool = False
     signed: bool = False
-    decimals: int = 3
+    decimals: int | None = 3
     plus_minus: bool = False
 
     def show(self, cell: Cell) -> str:
@@ -47,7 +47,9 @@ class Column:
         if math.isnan(cell):
             return "—"
         sign = "+" if self.signed else ""
-        return f"{cell:{sign},}" if isinstance(cell, int) else f"{cell:{sign}z.{self.decimals}f}"
+        if isinstance(cell, int):
+            return f"{cell:{sign},}"
+        return f"{cell:{sign}zg}" if self.decimals is None else f"{cell:{sign}z.{self.decimals}f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class ResultTable:
         title: what it shows.
         columns: its columns; the first one names the group that a row belongs to.
         rows: a cell for each column.
-        notes: what its numbers mean, a sentence or two each.
+        notes: what its numbers mean, a sentence or two of Markdown each.
     """
 
     title: str
@@ -124,8 +126,8 @@ class ResultTable:
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cells)} |"
 
-        def literal(cell: str) -> str:
-            return MARKUP.sub(r"\\\g<0>", cell)
+        def literal(text: str) -> str:
+            return MARKUP.sub(r"\\\g<0>", text)
 
         return "\n".join(
             [
@@ -140,7 +142,7 @@ class ResultTable:
                 "",
                 "Made by",
                 "",
-                *(f"- {fact}" for fact in made_by),
+                *(f"- {literal(fact)}" for fact in made_by),
                 "",
             ]
         )

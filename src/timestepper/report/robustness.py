@@ -46,8 +46,7 @@ def robustness_table(outcomes: Mapping[str, Outcome]) -> ResultTable:
         notes = ["Of each corruption the mean over its severities."]
     else:
         rows = [row for name, outcome in outcomes.items() for row in _level_rows(name, outcome)]
-        decimals = 2 if first.unit == "ε" else 3
-        level = Column(_key(first), _heading(first), decimals=decimals)
+        level = Column(_key(first), _heading(first), decimals=None)
         notes = []
     return ResultTable(
         title=TITLES[first.threat],
