@@ -20,6 +20,7 @@ from timestepper.report.html.page import Page, render
 from timestepper.report.html.parts import Missing, Section
 from timestepper.report.html.samples import Samples, classify
 from timestepper.training.build import build_data, build_network
+from timestepper.training.configuration import Configuration
 from timestepper.training.run import Run
 from timestepper.training.trained import Trained, load_trained
 
@@ -93,8 +94,10 @@ def _one(run: Evidence, trained: Trained | None) -> list[Section]:
     found = _or_missing(lambda: load_trained(run.run)) if trained is None else trained
     counted: Costs | Missing
     samples: Samples | Missing
-    if isinstance(found, Missing):
-        counted = samples = found
+    if isinstance(found, Missing):  # As on a machine without the device that it was trained on.
+        samples = found
+        images = _or_missing(lambda: build_data(run.configuration))
+        counted = _count_one(run.configuration, images)
     else:
         size = (found.images.channels, *found.images.image_size)
         counted = _or_missing(lambda: costs(found.network, size))
@@ -138,15 +141,15 @@ def _count(grouped: Sequence[Method]) -> dict[str, Costs | Missing]:
         key = repr(configuration.data)
         if key not in loaded:
             loaded[key] = _or_missing(lambda: build_data(configuration))  # noqa: B023
-        counted[method.label] = _count_one(method, loaded[key])
+        counted[method.label] = _count_one(configuration, loaded[key])
     return counted
 
 
-def _count_one(method: Method, images: DataSet | Missing) -> Costs | Missing:
+def _count_one(configuration: Configuration, images: DataSet | Missing) -> Costs | Missing:
     if isinstance(images, Missing):
         return images
     size = (images.channels, *images.image_size)
-    return _or_missing(lambda: costs(build_network(method.runs[0].configuration, images), size))
+    return _or_missing(lambda: costs(build_network(configuration, images), size))
 
 
 def _or_missing(find: Callable[[], Found]) -> Found | Missing:

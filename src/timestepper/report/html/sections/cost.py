@@ -29,4 +29,6 @@ def cost(evidence: Evidence, counted: Costs | Missing) -> Section:
     ]
     _, height, width = evidence.data["shape"]
     caption = WHAT.format(width=width, height=height)
-    return Section("cost", title, [Table(("", "parameters", "operations"), rows, caption=caption)])
+    return Section(
+        "cost", title, [Table(("form", "parameters", "operations"), rows, caption=caption)]
+    )
