@@ -111,7 +111,7 @@ def reproduce(*arguments, runs=None):
 
 
 # The others are tables of like trainings, or the same trainings drawn otherwise.
-QUICK = ("table4", "figure4", "controllers")
+QUICK = ("table4", "figure4")
 
 
 @pytest.mark.parametrize(

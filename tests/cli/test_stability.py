@@ -71,7 +71,7 @@ def test_two_runs_side_by_side(runs, capsys):
 
 
 def test_results_of_before_are_kept_until_there_are_new_ones(monkeypatch):
-    arguments = ["stability", "cifar_resnet8", "--images", "1", "--directions", "1"]
+    arguments = ["stability", "cifar_resnet8", "--image_size", "8", "--directions", "1"]
     assert main(arguments) == 0
     before = contents()
 

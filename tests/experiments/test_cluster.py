@@ -253,6 +253,7 @@ def test_the_command_line_says_where_and_slurm_may_refuse(slurm, capsys):
         assert f"#SBATCH --{option}\n" in asked
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_preempts_saves_waits_and_goes_on(slurm, weights):
     """Slurm sends SIGTERM to all processes and kills, or has SIGUSR2 sent and kills."""
     (planned,) = planned_runs(("tsc-lstm",))

@@ -237,6 +237,7 @@ def test_teams_on_a_cpu():
     assert runner.teams_for(planned, 8) == [[each] for each in planned]
 
 
+@pytest.mark.slow
 def test_side_by_side_they_are_what_they_are_alone(captured):
     planned = planned_runs(("tsc-lstm",), TWO_SEEDS)
     assert list(runner.carry_out(planned, jobs=2)) == [(each, None) for each in planned]
@@ -252,6 +253,7 @@ def test_side_by_side_they_are_what_they_are_alone(captured):
     assert again["accuracy"] == made[1]["accuracy"]
 
 
+@pytest.mark.slow
 def test_those_that_fail_side_by_side_hold_up_nothing(captured):
     planned = planned_runs(("plain",), dataclasses.replace(TWO_SEEDS, seeds=3))
     with planned[1].run.writing(), planned[2].run.writing():

@@ -154,6 +154,7 @@ def test_the_stability_penalty_counts_as_much_on_two_processes_as_on_one():
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_same_batch():
     """Gradients, weights and statistics of each of four steps of each controller, in float64."""
     done = run(program=DOUBLE)
@@ -244,6 +245,7 @@ def test_two_processes_are_stopped_and_go_on_bit_for_bit():
         assert torch.equal(tensor, other["network"][name])
 
 
+@pytest.mark.slow
 def test_batch_that_two_processes_cannot_share():
     done = run(*SETTINGS, "--batch_size", "63", "--folder", "run")
     assert done.returncode != 0
