@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from made import finish
 
 from timestepper.cli import main
 from timestepper.experiments import runner
@@ -144,8 +145,7 @@ def test_what_another_process_trains_is_waited_for_and_not_submitted():
         with planned.run.writing():
             held.set()
             time.sleep(2)
-            planned.run.configuration.touch()
-            planned.run.folded.touch()
+            finish(planned)
 
     other = in_background(train)
     held.wait()
@@ -217,9 +217,7 @@ def test_slurm_gets_what_was_asked_for_once(slurm):
     # The same command finds them in the queue; then one is done, and one is cancelled.
     def end():
         time.sleep(1.5)
-        planned[0].run.folder.mkdir(parents=True)
-        planned[0].run.configuration.touch()
-        planned[0].run.folded.touch()
+        finish(planned[0])
         say("77_0|COMPLETED|node", "77_1|CANCELLED|node")
 
     ender = in_background(end)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import finish
 
 from timestepper import data
 from timestepper.errors import ConfigurationError, RunError
@@ -76,9 +77,8 @@ def test_compiled_or_not():
 def test_what_was_measured_before_a_training_went_on_is_measured_again():
     (planned, *_) = plan(("plain",), SMOKE, RUNS, None)
     planned = dataclasses.replace(planned, bound=True)
-    planned.run.folder.mkdir(parents=True)
-    for file in (planned.run.configuration, planned.run.folded, planned.bound_file):
-        file.touch()
+    finish(planned)
+    planned.bound_file.touch()
     os.utime(planned.run.folded, (1000, 1000))
     assert planned.state == "done"
     os.utime(planned.bound_file, (999, 999))
@@ -165,7 +165,7 @@ def test_what_a_finished_run_recorded_besides_does_not_matter():
     created(planned[0], stepping=recorded)
     with pytest.raises(RunError, match=r"made with stepping\.explain True, and the plan has False"):
         plan(("tsc-lstm",), SMOKE, RUNS, None)
-    planned[0].run.folded.touch()
+    finish(planned[0])
     assert plan(("tsc-lstm",), SMOKE, RUNS, None)[0].state == "done"
 
 
@@ -185,6 +185,19 @@ def test_states(tmp_path):
     # Another measurement is another file.
     more = plan(("plain",), dataclasses.replace(noisy, noise=Noise((0.0,), 2)), RUNS, None)[0]
     assert more.state == "trained"
+
+
+def test_what_was_folded_before_its_last_epoch_goes_on():
+    (planned, *_) = plan(("plain",), SMOKE, RUNS, None)
+    created(planned)
+    planned.run.folded.touch()
+    assert planned.state == "started"
+    planned.run.metrics.write_text("epoch\n")
+    assert planned.state == "started"
+    finish(planned)
+    assert planned.state == "done"
+    longer = dataclasses.replace(planned.configuration, epochs=2)
+    assert dataclasses.replace(planned, configuration=longer).state == "started"
 
 
 def test_an_empty_folder_is_no_run_yet():

@@ -208,8 +208,8 @@ def test_table4_shows_start_end_and_the_paper():
     assert list(curves["layer3.1"]) == pytest.approx([0.5, 0.8])
 
 
-def test_a_finished_run_without_its_metrics_is_one_line():
+def test_a_finished_run_whose_metrics_are_damaged_is_one_line():
     planned = made()
-    planned[0].run.metrics.write_text("epoch,test_accuracy\n")
+    planned[0].run.metrics.write_text("epoch,test_accuracy\n1,?\n")
     with pytest.raises(RunError, match=r"cifar_resnet8-plain-0 is finished, but metrics.csv or"):
         read_outcomes(planned)

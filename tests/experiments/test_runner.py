@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import finish
 
 from timestepper.errors import RunError
 from timestepper.experiments import runner
@@ -195,7 +196,7 @@ def test_estimates_follow_epochs_and_what_is_done():
     ten.run.create(ten.configuration, estimator.images(ten.configuration), torch.device("cpu"))
     ten.run.metrics.write_text("epoch\n" + "\n".join("1234") + "\n")
     assert estimator.remaining(ten) == pytest.approx(6 * epoch)
-    ten.run.folded.touch()
+    finish(ten)
     assert estimator.remaining(ten) == 0
 
 

@@ -83,14 +83,19 @@ class PlannedRun:
         """Epochs that its metrics have."""
         if not self.run.metrics.exists():
             return 0
-        return max(0, len(self.run.metrics.read_text(encoding="utf-8").splitlines()) - 1)
+        return max(0, len(self.run.metrics.read_bytes().splitlines()) - 1)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its training has ended; `timestepper fold` may have folded it before."""
+        return self.run.folded.exists() and self.epochs_done >= self.configuration.epochs
 
     @property
     def state(self) -> State:
         """How far it is."""
         if not self.run.configuration.exists():
             return "new"
-        if not self.run.folded.exists():
+        if not self.is_trained:
             return "started"
         return "trained" if self.unmeasured else "done"
 
@@ -148,21 +153,21 @@ def plan(
                 "which such trainings don't measure; leave it out"
             )
         run = Run(folder / protocol / f"{network.replace('/', '-')}-{method}-{seed}")
-        planned.append(
-            PlannedRun(
-                *(protocol, label, method, seed, configuration, run, scale.noise, scale.bound)
-            )
+        each = PlannedRun(
+            *(protocol, label, method, seed, configuration, run, scale.noise, scale.bound)
         )
-        _require_same(run, configuration)
+        _require_same(each)
+        planned.append(each)
     return planned
 
 
-def _require_same(run: Run, configuration: Configuration) -> None:
+def _require_same(planned: PlannedRun) -> None:
     """Raise :class:`RunError` if a run exists that follows another protocol."""
+    run = planned.run
     if not run.folder.exists() or run.is_empty():
         return
-    found, wanted = _what_matters(run.read_configuration()), _what_matters(configuration)
-    if run.folded.exists():
+    found, wanted = _what_matters(run.read_configuration()), _what_matters(planned.configuration)
+    if planned.is_trained:
         # What a finished run recorded besides does not matter; one that goes on can't change it.
         wanted.pop("stepping.explain")
     for key, value in wanted.items():
