@@ -19,12 +19,21 @@ from timestepper.training.configuration import (
     OptimizerConfiguration,
     StabilityConfiguration,
 )
-from timestepper.training.interruption import Interrupted
+from timestepper.training.interruption import Interrupted, Signals
 from timestepper.training.results import write_report
 from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """A shell's background jobs, of which this may be one, ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_says_how_to_go_on(which, monkeypatch):
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
@@ -38,21 +47,33 @@ def test_signal_saves_and_says_how_to_go_on(which, monkeypatch):
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_are_ignored_stay_so(which):
+    before = signal.signal(which, signal.SIG_IGN)
+    try:
+        with Signals((which, signal.SIGTERM)) as signals:
+            signal.raise_signal(which)
+            assert signals.received is None
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == signal.SIGTERM
+            assert signal.getsignal(which) == signal.SIG_IGN
+        assert signal.getsignal(which) == signal.SIG_IGN
+    finally:
+        signal.signal(which, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_second_signal_takes_effect_at_once(monkeypatch):
     def twice(trainer):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     at_step(monkeypatch, 3, twice)
-    # A shell's background jobs, of which this may be one, ignore the signal.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start("run")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        start("run")
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(("which", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_command_leaves_with_the_status_of_the_signal(which, status):
     settings = ("--network.name", "cifar_resnet8", "--epochs", "1000", "--folder", "run")

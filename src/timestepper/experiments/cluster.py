@@ -285,7 +285,8 @@ def _train(planned: PlannedRun, threads: int) -> None:
     Slurm may signal this process, too, or only its parent; so more than one comes.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Not ignored, which a training would leave so.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     work([planned], threads)
 
 

@@ -30,7 +30,8 @@ class Signals:
     """Notes signals to end while it is entered; a second one takes effect at once.
 
     Args:
-        numbers: which signals.
+        numbers: which signals. One that is ignored stays so, as SIGHUP under nohup and SIGINT in a
+            shell's background.
     """
 
     def __init__(self, numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> None:
@@ -38,7 +39,8 @@ class Signals:
         self.received: int | None = None
 
     def __enter__(self) -> Signals:
-        self._before = {n: signal.signal(n, self._note) for n in self._numbers}
+        heeded = [n for n in self._numbers if signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {n: signal.signal(n, self._note) for n in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
