@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ from timestepper.cli import main
 from timestepper.errors import ShippingError
 from timestepper.shipping.elsewhere import outputs_elsewhere
 from timestepper.shipping.onnx_model import OnnxModel
+from timestepper.shipping.safetensors_weights import SafetensorsWeights
 from timestepper.shipping.timm_folder import TimmFolder
 from timestepper.training.configuration import NetworkConfiguration
 from timestepper.training.run import Run
@@ -253,6 +255,22 @@ def test_failed_verification_leaves_the_old_file(cifar_run, refuse, monkeypatch)
     Path("old.onnx").write_bytes(b"precious")
     said = refuse("fold", cifar_run, "--to", "onnx", "--output", "old.onnx", "--force")
     assert "onnxruntime gives other outputs (they differ by up to 0.01, the largest is" in said
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_signal_is_one_line_and_leaves_nothing_behind(cifar_run, which, monkeypatch, capsys):
+    def told(form, parcel, path):
+        path.write_bytes(b"half of it")
+        signal.raise_signal(which)
+
+    before = signal.signal(which, signal.default_int_handler)
+    monkeypatch.setattr(SafetensorsWeights, "write", told)
+    try:
+        assert main(["fold", cifar_run, "--output", "x"]) == 128 + which
+    finally:
+        signal.signal(which, before)
+    assert capsys.readouterr().err == "timestepper: stopped; nothing was written\n"
+    assert list(Path().iterdir()) == []
 
 
 def test_network_that_torch_can_not_export(cifar_run, refuse, monkeypatch):

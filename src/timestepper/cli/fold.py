@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from timestepper.cli.arguments import add_output, add_run, open_run, output_path
 from timestepper.shipping import FORMATS, ship
+from timestepper.training.interruption import stopped_at_once
 
 EXAMPLES = (
     "timestepper fold runs/mine --output resnet.safetensors",
@@ -36,8 +37,9 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Fold, write, load again and compare on test images; only then give it its name."""
     form = FORMATS[parsed.to]
     path = output_path(parsed, Path(parsed.run) / form.file_name, is_folder=form.is_folder)
-    trained = open_run(parsed)
-    plain, verified = ship(trained, form, path)
+    with stopped_at_once("stopped; nothing was written"):
+        trained = open_run(parsed)
+        plain, verified = ship(trained, form, path)
     before, after = (
         sum(parameter.numel() for parameter in network.parameters())
         for network in (trained.network, plain)

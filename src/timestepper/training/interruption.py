@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,34 @@ class Signals:
         highest = fabric.all_reduce(number, reduce_op="max")
         assert isinstance(highest, torch.Tensor)
         return int(highest) or None
+
+
+class _AtOnce(Signals):
+    """Signals of which the first one takes effect at once, too."""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        # Not Interrupted itself, which whoever catches every Exception would take for a failure.
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def stopped_at_once(message: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end work that has nothing to save, but may have to clean up.
+
+    Args:
+        message: what they come to.
+
+    Raises:
+        Interrupted: one came.
+    """
+    with _AtOnce() as signals:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if signals.received is None:
+                raise
+            raise Interrupted(signals.received, message) from None
 
 
 def leave_processes(fabric: Fabric) -> None:
