@@ -39,6 +39,30 @@ def test_csv_has_full_numbers_below_what_made_it():
     assert [row["network"] for row in rows] == ["one", "one", "two"]
 
 
+def test_small_numbers_keep_their_digits_and_noise_is_none():
+    columns = (
+        *(Column("loss", "loss"), Column("interval", "±", plus_minus=True)),
+        *(Column("difference", "difference", signed=True), Column("p", "p", is_p=True)),
+    )
+    rows = [
+        (3.123456789e-10, 4e-10, 0.1 + 0.2 - 0.3, 2.812345678912e-12),
+        (123456.123456789, 1e-16, 25.557 - 25.557032, 0.0123456789123),
+        (0.5, 0.25, 2e-10, 0.0),
+    ]
+    table = ResultTable("", columns, rows, [])
+    assert table.to_csv([]).splitlines()[1:] == [
+        "3.12345679e-10,4e-10,0.0,2.81234568e-12",
+        "123456.123456789,0.0,-3.2e-05,0.0123456789",
+        "0.5,0.25,2e-10,0.0",
+    ]
+
+
+def test_small_p_values():
+    column = Column("p", "p", is_p=True)
+    table = ResultTable("", [column], [(p,) for p in (0.001, 0.000999, 2.8e-12)], [])
+    assert table.to_markdown([]).splitlines()[4:7] == ["| 0.001 |", "| <0.001 |", "| <0.001 |"]
+
+
 def test_markdown():
     lines = TABLE.to_markdown(MADE_BY).splitlines()
     assert lines[0] == "# A table"

@@ -33,10 +33,10 @@ COLUMNS = (
     Column("error_interval", "±", decimals=2, plus_minus=True),
     Column("error_difference", "error −\nγ 0.5", signed=True, decimals=2),
     Column("error_difference_interval", "±", decimals=2, plus_minus=True),
-    Column("error_p", "p"),
+    Column("error_p", "p", is_p=True),
     Column("noise_difference", "noise −\nγ 0.5", signed=True, decimals=3),
     Column("noise_difference_interval", "±", decimals=3, plus_minus=True),
-    Column("noise_p", "p"),
+    Column("noise_p", "p", is_p=True),
     Column("log10_bound", "bound\n(log10)", decimals=1),
     Column("log10_bound_interval", "±", decimals=1, plus_minus=True),
 )

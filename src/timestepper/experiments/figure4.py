@@ -33,12 +33,12 @@ COLUMNS = (
     Column("accuracy_interval", "±", decimals=2, plus_minus=True),
     Column("accuracy_difference", "accuracy\n− plain", signed=True, decimals=2),
     Column("accuracy_difference_interval", "±", decimals=2, plus_minus=True),
-    Column("accuracy_p", "p"),
+    Column("accuracy_p", "p", is_p=True),
     Column("loss", "loss"),
     Column("loss_interval", "±", plus_minus=True),
     Column("growth_difference", "growth\n− plain", signed=True),
     Column("growth_difference_interval", "±", plus_minus=True),
-    Column("growth_p", "p"),
+    Column("growth_p", "p", is_p=True),
 )
 
 NOTES = (

@@ -34,7 +34,7 @@ COLUMNS = (
     Column("loss_interval", "±", plus_minus=True),
     Column("error_difference", "error −\nplain", signed=True, decimals=2),
     Column("error_difference_interval", "±", decimals=2, plus_minus=True),
-    Column("p", "p"),
+    Column("p", "p", is_p=True),
 )
 
 PAPER_COLUMNS = (

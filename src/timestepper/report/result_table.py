@@ -13,8 +13,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-MARKUP = re.compile(r"[\\|<&*`\[]|(?<!\w)_|_(?!\w)")
-"""What Markdown takes for markup in a cell or line; not the underscores within a word."""
+MARKUP = re.compile(r"[\\|&*`\[]|<(?!\d)|(?<!\w)_|_(?!\w)")
+"""What Markdown takes for markup in a cell or line; not the underscores within a word, nor <0.1."""
+
+LEAST_P = 0.001
+"""People are told of a smaller p only that it is."""
 
 Cell = str | int | float
 """Text, a count, or a quantity; NaN where there is none."""
@@ -31,6 +34,7 @@ class Column:
         signed: its numbers are differences.
         decimals: of its quantities; counts have none, and None stands for as many as it takes.
         plus_minus: people see it behind the column before, as in 1.23 ± 0.45.
+        is_p: its numbers are p values.
     """
 
     key: str
@@ -39,6 +43,7 @@ class Column:
     signed: bool = False
     decimals: int | None = 3
     plus_minus: bool = False
+    is_p: bool = False
 
     def show(self, cell: Cell) -> str:
         """Format a cell for people."""
@@ -46,10 +51,27 @@ class Column:
             return cell
         if math.isnan(cell):
             return "—"
+        if self.is_p and cell < LEAST_P:
+            return f"<{LEAST_P:g}"
         sign = "+" if self.signed else ""
         if isinstance(cell, int):
             return f"{cell:{sign},}"
         return f"{cell:{sign}zg}" if self.decimals is None else f"{cell:{sign}z.{self.decimals}f}"
+
+    def write(self, cell: Cell) -> Cell:
+        """Format a cell for CSV: numbers in full, without the noise of their last binary digits.
+
+        Returns:
+            Text and counts as they are; quantities with nine decimals, small ones nine digits.
+        """
+        if not isinstance(cell, float):
+            return cell
+        if math.isnan(cell):
+            return ""
+        if self.signed or self.plus_minus:
+            # Where values are equal, noise is all that their difference or spread consists of.
+            cell = round(cell, 12)
+        return round(cell, 9) if abs(cell) >= 1 else float(f"{cell:.9g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +133,8 @@ class ResultTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(column.key for column in self.columns)
         for row in self.rows:
-            # Sums and differences of decimals, without the noise of their last binary digits.
-            writer.writerow(_number(cell) if isinstance(cell, float) else cell for cell in row)
+            cells = zip(self.columns, row, strict=True)
+            writer.writerow(column.write(cell) for column, cell in cells)
         return text.getvalue()
 
     def to_markdown(self, made_by: Sequence[str], picture: str | None = None) -> str:
@@ -146,7 +168,3 @@ class ResultTable:
                 "",
             ]
         )
-
-
-def _number(cell: float) -> float | str:
-    return "" if math.isnan(cell) else round(cell, 9)
