@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from made import finish
+from rich.console import Console
 
 from timestepper.errors import RunError
 from timestepper.experiments import runner
@@ -184,6 +186,16 @@ def test_time_is_that_of_the_cores_there_are():
     many._on_cpu = False
     assert many.hours(planned) == 2
     assert many.hours([]) == 0
+
+
+def test_logs_are_utf8_whatever_the_locale(monkeypatch):
+    log = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(log, "ascii", line_buffering=True))
+    runner._print_utf8()
+    Console(width=60).print("läufe/γ \udcff")
+    print("läufe", file=sys.stderr)
+    assert log.getvalue().decode() == "läufe/γ ?\nläufe\n"
 
 
 def test_estimates_follow_epochs_and_what_is_done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -157,6 +158,7 @@ def work(team: Sequence[PlannedRun], threads: int) -> None:
     with first.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    _print_utf8()
     for each in team[1:]:
         _log(each, f"trained side by side with others, see {first}")
     # Ctrl-C reaches all processes of a terminal's session; this one is told by the first.
@@ -182,6 +184,13 @@ def work(team: Sequence[PlannedRun], threads: int) -> None:
             _measure(each)
     if any(each.state != "done" for each in team):
         sys.exit(1)
+
+
+def _print_utf8() -> None:
+    """Print as logs are read, whatever the locale: a name that it lacks ends no training."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 def _log(planned: PlannedRun, line: str) -> None:
