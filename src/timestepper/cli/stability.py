@@ -41,6 +41,7 @@ from timestepper.stability import (
 )
 from timestepper.training.build import build_data
 from timestepper.training.checkpoints import Which
+from timestepper.training.compatibility import require_same_images
 from timestepper.training.folded import load_plain
 from timestepper.training.run import Run
 from timestepper.training.trained import load_trained
@@ -186,6 +187,7 @@ def _open(name: str, parsed: Namespace) -> Subject:
         run = Run(path.parent)
         configuration = run.read_configuration()
         data = build_data(configuration)
+        require_same_images(data, run)
         network = load_plain(configuration, data, path)
         return _labelled(name, parsed, network, data, run.folder)
     torch.manual_seed(parsed.seed)

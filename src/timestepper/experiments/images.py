@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from timestepper.data import DataSet
+from timestepper.data.fingerprint import differences
 from timestepper.errors import DataError, RunError
 from timestepper.experiments.plan import PlannedRun
 from timestepper.experiments.study import Protocol, read_protocols
@@ -44,7 +45,7 @@ def require_same_images(
                 continue
             found = _read(each)
             wrong = _differs(found, protocols[name])
-            if wrong or found != (here := here or found):
+            if wrong or differences(found, here := here or found):
                 raise RunError(
                     f"{each.run.folder} was trained on other images than "
                     f"{'the protocol names: ' + wrong if wrong else 'the rest of the experiment'}; "

@@ -1,16 +1,21 @@
-"""Whether a training can go on from a checkpoint."""
+"""Whether a training can go on from a checkpoint, and a network be used on the images there are."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from timestepper.data import DataSet
+from timestepper.data.fingerprint import differences
 from timestepper.errors import RunError
 from timestepper.training.configuration import Configuration
 from timestepper.training.run import Run
+
+log = logging.getLogger(__name__)
 
 MEASURED = {"epoch", "lr", "train_loss", "train_accuracy", "images_per_second"}
 """Metrics of every training."""
@@ -23,6 +28,8 @@ ADDED: dict[str, Any] = {
     "explanations": [],
 }
 """What checkpoints of earlier versions lack, and what it would have been."""
+OF_TEST_IMAGES = {"test_images", "test_digest"}
+"""What a fingerprint says of test images, with which a network has nothing to do."""
 
 
 def require_same_training(
@@ -60,23 +67,43 @@ def require_same_training(
                 f"the checkpoint was written with another {setting}; put back the configuration "
                 f"that {run.configuration} had"
             )
-    _require_same_images(images, run)
+    if changed := _changes(images, run):
+        raise RunError(
+            f"{_not_those(changed, run)}; put them back, or give a training on these another folder"
+        )
 
 
-def _require_same_images(images: dict[str, Any], run: Run) -> None:
-    """Refuse other images than the run's record describes, where that is there and whole."""
-    if not run.data.exists():
-        return
+def require_same_images(images: DataSet, run: Run) -> None:
+    """Refuse images that a run's network was not trained for; warn of other test images.
+
+    Raises:
+        RunError: the run was begun with other training images or classes, so that labels and
+            normalisation are not those that the network knows.
+    """
+    changed = _changes(images.fingerprint(), run)
+    if needed := [name for name in changed if name not in OF_TEST_IMAGES]:
+        raise RunError(
+            f"{_not_those(needed, run)}; put them back, or name their place in {run.configuration}"
+        )
+    if changed:
+        log.warning("of the test images: %s", _not_those(changed, run))
+
+
+def _changes(images: dict[str, Any], run: Run) -> list[str]:
+    """Name what is not as the run's record says, where that is there and whole."""
     try:
         begun = json.loads(run.data.read_text(encoding="utf-8"))
-    except ValueError:
-        return
-    # As JSON has them.
-    if begun != json.loads(json.dumps(images)):
-        raise RunError(
-            f"the images are not those that {run.folder} was begun with, which {run.data} "
-            "describes; put them back, or give a training on these another folder"
-        )
+    except (OSError, ValueError):
+        return []
+    return differences(begun, images) if isinstance(begun, dict) else []
+
+
+def _not_those(changed: Sequence[str], run: Run) -> str:
+    what = ", ".join(name.replace("_", " ") for name in changed)
+    return (
+        f"the images are not those that {run.folder} was begun with, which {run.data} describes "
+        f"(not the same: {what})"
+    )
 
 
 def require_whole(

@@ -12,6 +12,7 @@ from timestepper.errors import StateError
 from timestepper.stepping import load_weights
 from timestepper.training.build import build_data, build_fabric, build_network
 from timestepper.training.checkpoints import Which
+from timestepper.training.compatibility import require_same_images
 from timestepper.training.configuration import Configuration
 from timestepper.training.run import Run
 
@@ -62,11 +63,13 @@ def load_trained(
 
     Raises:
         TimestepperError: the run, its data or its checkpoint is not as it should be.
+        RunError: it was trained on other images than those that are there now.
     """
     configuration = configuration or run.read_configuration()
     state, warning = run.checkpoints.load(which)
     fabric = build_fabric(configuration)
     images = build_data(configuration)
+    require_same_images(images, run)
     network = build_network(configuration, images)
     try:
         load_weights(network, state["network"] if state["ema"] is None else state["ema"])
