@@ -124,6 +124,7 @@ def test_what_is_known_about_the_images_stays(data):
     assert "validation_images" not in data.fingerprint()
     assert held.fingerprint() == {
         **data.fingerprint(),
+        "training_digest": held.train.digest(),
         "training_images": 65 - HELD,
         "validation_images": HELD,
     }

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from timestepper.cli import main
 from timestepper.data import load
@@ -26,16 +27,17 @@ def folder(make_folder):
     return make_folder("images")
 
 
-def begun(folder):
+def begun(folder, image_size=None):
     """Make the record of a run on a folder's images."""
     run = Run(Path("run"))
     run.folder.mkdir()
-    run.data.write_text(json.dumps(load("imagefolder", data_dir=folder).fingerprint()))
+    images = load("imagefolder", data_dir=folder, image_size=image_size)
+    run.data.write_text(json.dumps(images.fingerprint()))
     return run
 
 
-def require(folder, run):
-    require_same_images(load("imagefolder", data_dir=folder), run)
+def require(folder, run, image_size=None):
+    require_same_images(load("imagefolder", data_dir=folder, image_size=image_size), run)
 
 
 def change_record(run, **values):
@@ -44,7 +46,7 @@ def change_record(run, **values):
 
 def test_the_same_images(folder, caplog):
     run = begun(folder)
-    shutil.move(folder, "elsewhere")
+    shutil.copytree(folder, "elsewhere")  # at other times
     require("elsewhere", run)
     assert not caplog.messages
 
@@ -69,6 +71,19 @@ def test_a_training_image_less(folder):
         require(folder, run)
 
 
+@pytest.mark.parametrize("image_size", [None, 72])
+def test_training_images_of_swapped_classes(folder, image_size):
+    """As many of each, of the same names: in memory and in files."""
+    for path in (folder / "train" / "cat").iterdir():
+        Image.new("RGB", (8, 8)).save(path)  # takes fewer bytes than noise
+    run = begun(folder, image_size)
+    (folder / "train" / "cat").rename(folder / "train" / "t")
+    (folder / "train" / "dog").rename(folder / "train" / "cat")
+    (folder / "train" / "t").rename(folder / "train" / "dog")
+    with pytest.raises(RunError, match=r"\(not the same: training digest\)"):
+        require(folder, run, image_size)
+
+
 def test_other_test_images_are_worth_a_warning(folder, caplog):
     run = begun(folder)
     (folder / "test" / "dog" / "1.png").unlink()
@@ -77,7 +92,7 @@ def test_other_test_images_are_worth_a_warning(folder, caplog):
     assert warning.startswith("of the test images: the images are not those that run was begun")
 
 
-@pytest.mark.parametrize("key", ["classes", "mean", "std"])
+@pytest.mark.parametrize("key", ["classes", "mean", "training_digest"])
 def test_records_of_earlier_versions(folder, key):
     run = begun(folder)
     record = json.loads(run.data.read_text())

@@ -92,7 +92,11 @@ class DataSet:
         return replace(self, train=Subset(self.train, kept), validation=Subset(self.train, held))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Describe the images so that others are told from them, in values that JSON has."""
+        """Describe the images so that others are told from them, in values that JSON has.
+
+        The same wherever they lie. Of earlier versions' descriptions digests are missing;
+        :func:`~timestepper.data.fingerprint.differences` compares two.
+        """
         held = {} if self.validation is None else {"validation_images": len(self.validation)}
         return {
             "classes": list(self.classes),
@@ -102,6 +106,8 @@ class DataSet:
             "shape": [self.channels, *self.image_size],
             "mean": list(self.mean),
             "std": list(self.std),
+            "training_digest": self.train.digest(),
+            "test_digest": self.test.digest(),
         }
 
     def split(self, name: SplitName) -> Split:

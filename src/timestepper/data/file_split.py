@@ -33,15 +33,22 @@ class FileSplit(Split):
         labels: the class of each.
         side: pixels of each side of the squares.
         workers: number of processes that read; 0 reads in this one.
+        files: see :class:`~timestepper.data.splits.Split`.
     """
 
     def __init__(
-        self, paths: Sequence[str], labels: Sequence[int], side: int, workers: int
+        self,
+        paths: Sequence[str],
+        labels: Sequence[int],
+        side: int,
+        workers: int,
+        files: str = "",
     ) -> None:
         self.paths = paths
         self.labels = torch.tensor(labels)
         self.side = side
         self.workers = workers
+        self.files = files
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -97,7 +104,11 @@ def _stopped_at_the_end(batches: Any) -> Iterator[Iterator[Any]]:
 
 
 def _outlive_a_signal(worker: int) -> None:
-    """Give the training, which gets the signal too, time for its last step and to save."""
+    """Give the training, which gets the signal too, time for its last step and to save.
+
+    After Ctrl-C the training itself ends its workers, or they notice that it is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_LEAVE))
 
 

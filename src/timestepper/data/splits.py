@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -16,13 +17,21 @@ class Split(ABC):
 
     Attributes:
         labels: the class of each image, int64 ``(n,)``, on any device.
+        files: what tells the files that the images are in from others, wherever they lie; empty
+            where nothing is known of them.
     """
 
     labels: Tensor
+    files: str = ""
 
     @abstractmethod
     def __len__(self) -> int:
         """Count the images."""
+
+    def digest(self) -> str:
+        """Condense the labels and what is known of the files; the pixels are not looked at."""
+        labels = self.labels.cpu().numpy().tobytes()
+        return hashlib.sha256(labels + self.files.encode()).hexdigest()[:16]
 
     @abstractmethod
     def fetch(
@@ -62,12 +71,16 @@ class MemorySplit(Split):
         images: uint8, or float32 in 0 to 255, ``(n, channels, height, width)``.
         labels: int64 ``(n,)``.
         augmentation: what ``augment=True`` does.
+        files: see :class:`Split`.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, augmentation: CropFlip) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, augmentation: CropFlip, files: str = ""
+    ) -> None:
         self.images = images
         self.labels = labels
         self.augmentation = augmentation
+        self.files = files
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,6 +130,7 @@ class Subset(Split):
         self.split = split
         self.numbers = numbers
         self.labels = split.labels.cpu()[numbers]
+        self.files = split.files
 
     def __len__(self) -> int:
         return len(self.numbers)
