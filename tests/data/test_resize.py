@@ -76,8 +76,17 @@ def test_both_splits_count(monkeypatch):
 def test_wider_copies_are_small(side, larger, monkeypatch):
     """Of few large images, too: a hundred of a thousand pixels squared were gigabytes."""
     copied = []
-    plain = torch.Tensor.float
-    monkeypatch.setattr(torch.Tensor, "float", lambda part: copied.append(len(part)) or plain(part))
+    wide = torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda part: copied.append(len(part)) or wide(part))
     resize(torch.zeros(200, 3, 100, 100, dtype=torch.uint8), side)
     assert max(copied) == PART // (3 * larger**2)
     assert sum(copied) == 200
+
+
+@pytest.mark.parametrize("off", [-1e-9, 0, 1e-9])
+def test_the_last_digits_do_not_count(off, monkeypatch):
+    """Which processors compute differently: halves are halves on all, and go to even numbers."""
+    values = torch.tensor([0.5, 1.5, 254.5, 7.51], dtype=torch.float64).view(1, 1, 2, 2) + off
+    monkeypatch.setattr("timestepper.data.resize.interpolate", lambda *_, **__: values)
+    resized = resize(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 2)
+    assert resized.flatten().tolist() == [0, 2, 254, 8]
