@@ -70,8 +70,9 @@ def test_files_that_are_no_images_are_named(make_folder, caplog):
     )
 
 
-def test_files_whose_names_are_no_text(make_folder):
-    folder = make_folder()
+@pytest.mark.parametrize("name", ["images", os.fsdecode(b"d\xe9ta"), os.fsdecode(b"\xe9/images")])
+def test_names_that_are_no_text(name, make_folder):
+    folder = make_folder(name)
     image = folder / "train" / "dog" / "1.png"
     image.rename(image.with_name(os.fsdecode(b"caf\xe9.png")))
     assert len(load("imagefolder", data_dir=folder).train) == 12

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from timestepper.errors import ConfigurationError
+from timestepper.files import is_text
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,11 @@ def entry(cache_dir: Path, folder: Path, image_size: int | None) -> Path:
     Returns:
         A path in ``cache_dir`` that belongs to this folder and size alone.
     """
-    key = hashlib.sha256(f"{folder.resolve()}\0{image_size}".encode()).hexdigest()[:16]
-    return cache_dir / f"{folder.resolve().name}-{key}.safetensors"
+    place = folder.resolve()
+    named = f"{place}\0{image_size}".encode(errors="surrogateescape")
+    key = hashlib.sha256(named).hexdigest()[:16]
+    name = place.name if is_text(place.name) else "images"  # safetensors takes UTF-8 alone
+    return cache_dir / f"{name}-{key}.safetensors"
 
 
 def recall(path: Path, fingerprint: str) -> dict[str, Tensor] | None:
