@@ -253,7 +253,7 @@ def test_damaged_tiff(make_folder):
         load("imagefolder", data_dir=folder)
 
 
-@pytest.mark.parametrize("raised", [MemoryError, OSError])
+@pytest.mark.parametrize("raised", [MemoryError, OSError, RuntimeError, NotImplementedError])
 def test_image_that_cannot_be_read_without_a_word(make_folder, monkeypatch, raised):
     def fail(*_):
         raise raised

@@ -15,6 +15,9 @@ from timestepper.errors import DataError, first_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LONGEST = 20
+"""Sides of longer images, as multiples of the shorter one, are cut before they are resized."""
+
 
 def read(path: str) -> Image:
     """Decode an image file.
@@ -39,6 +42,7 @@ def read(path: str) -> Image:
                 return image.convert("RGB")
     except (
         *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+        RuntimeError,  # of AVIF and BLP
         *(TypeError, MemoryError),  # of TIFFs whose numbers are of another type, or much too large
     ) as error:
         raise DataError(
@@ -115,6 +119,11 @@ def centre_crop(image: Image, side: int, resized: int) -> Tensor:
     """
     from torchvision.transforms import functional
 
+    longest = LONGEST * min(image.size)
+    if max(image.size) > longest:  # resized, it could be too large for the memory
+        image = functional.center_crop(
+            image, [min(image.height, longest), min(image.width, longest)]
+        )
     image = functional.center_crop(functional.resize(image, [resized]), [side, side])
     tensor: Tensor = functional.pil_to_tensor(image)
     return tensor
