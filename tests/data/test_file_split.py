@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from timestepper.data import images, load
+from timestepper.data import file_split, images, load
 from timestepper.data.order import AUGMENTATION, generator
 from timestepper.data.workers import living_workers
 from timestepper.errors import DataError
@@ -118,6 +118,33 @@ def test_ranks_together_see_what_one_process_sees(folder):
         for pair in zip(*ranks, strict=True)
     ]
     assert same(one, joined)
+
+
+@pytest.mark.parametrize("size", [(1, 600), (600, 1), (3, 600), (1, 19)])
+def test_long_images_are_cut_before_they_are_resized(size, monkeypatch):
+    resized = []
+    resize = transforms.functional.resize
+    monkeypatch.setattr(
+        transforms.functional,
+        "resize",
+        lambda image, side: resized.append(image.size) or resize(image, side),
+    )
+    pixels = images.centre_crop(Image.linear_gradient("L").convert("RGB").resize(size), 28, 32)
+    assert pixels.shape == (3, 28, 28)
+    assert resized == [tuple(min(side, images.LONGEST * min(size)) for side in size)]
+    middle = pixels.double().mean().item()
+    assert middle == pytest.approx(127.5, abs=4)
+
+
+def test_workers_are_deaf_to_ctrl_c():
+    """It is the training that hears it; a worker that isn't forked would end by it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        file_split._outlive_a_signal(0)
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
