@@ -219,9 +219,14 @@ def test_image_size_brings_several_sizes_into_memory(make_folder):
     assert np.array_equal(data.train.images[0].numpy(), expected)
 
 
-def test_too_much_for_memory_is_read_from_files(make_folder, monkeypatch):
+def test_too_much_for_memory_is_read_from_files(make_folder, monkeypatch, caplog):
     monkeypatch.setattr("timestepper.data.folder.SMALL_BYTES", 3 * 8 * 8 * 18 - 1)
-    assert isinstance(load("imagefolder", data_dir=make_folder()).train, FileSplit)
+    data = load("imagefolder", data_dir=make_folder())
+    assert isinstance(data.train, FileSplit)
+    assert data.image_size == (224, 224)
+    (warning,) = caplog.messages
+    assert warning.startswith("images of 8x8 take 0.0 GiB, too much to keep: reading them from")
+    assert "resized to 224; image_size" in warning
 
 
 @pytest.mark.parametrize("broken", ["train/cat/0.png", "train/dog/3.png", "test/dog/2.png"])

@@ -203,7 +203,15 @@ def _small_images(
     else:
         height = width = image_size
     size = 3 * height * width * (len(train.paths) + len(test.paths))
-    if max(height, width) > SMALL_SIDE or size > SMALL_BYTES:
+    if max(height, width) > SMALL_SIDE:
+        return None
+    if size > SMALL_BYTES:
+        side = image_size or DEFAULT_SIDE
+        log.warning(
+            "images of %dx%d take %.1f GiB, too much to keep: reading them from their files, "
+            "resized to %d; image_size says to what else",
+            *(height, width, size / 2**30, side),
+        )
         return None
     fingerprint = _fingerprint(folder, train.paths + test.paths)
     kept_in = cache.entry(cache_dir, folder, image_size)
