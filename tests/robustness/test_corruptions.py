@@ -151,6 +151,16 @@ def test_images_that_are_too_small(digits, fabric):
         CommonCorruptions().evaluate(network, digits, fabric)
 
 
+def test_saturation_of_grey_images():
+    grey, colour = smooth_images(channels=1), smooth_images()
+    threat = CommonCorruptions(("fog", "saturate"))
+    with pytest.raises(ConfigurationError, match=r"^corruption saturate leaves grey images as the"):
+        threat.require(grey)
+    pytest.importorskip("imagecorruptions", exc_type=ImportError)
+    threat.require(colour)
+    CommonCorruptions().require(grey)
+
+
 def test_image_files_are_corrupted_as_they_are_evaluated(package, make_folder):
     """Images that are read from their files, cropped to 96 pixels."""
     folder = make_folder(sizes=((48, 60), (70, 50)))

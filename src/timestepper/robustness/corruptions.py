@@ -50,6 +50,8 @@ COMMON = (
 """The fifteen corruptions of the benchmark."""
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 """Four more that its authors set aside for validation."""
+COLOUR_ALONE = {"saturate"}
+"""Corruptions that change nothing about grey."""
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32
 """Pixels each way that the package insists on."""
@@ -107,12 +109,17 @@ class CommonCorruptions(ThreatModel):
         )
 
     def require(self, images: DataSet) -> None:
-        """Refuse small images, and a missing package; see :meth:`ThreatModel.require`."""
+        """Refuse images that don't fit, and a missing package; see :meth:`ThreatModel.require`."""
         height, width = images.image_size
         if min(height, width) < SMALLEST:
             raise ConfigurationError(
                 f"the images of {images.name} are {height}x{width}, and common corruptions take "
                 f"{SMALLEST}x{SMALLEST} pixels or more; choose another threat"
+            )
+        if images.channels == 1 and (useless := set(self.corruptions) & COLOUR_ALONE):
+            raise ConfigurationError(
+                f"corruption {useless.pop()} leaves grey images as they are, and those of "
+                f"{images.name} are grey; leave it out"
             )
         _package()
 
