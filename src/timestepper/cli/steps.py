@@ -17,6 +17,7 @@ from timestepper.report import (
 )
 from timestepper.stepping import explain
 from timestepper.training.build import build_network
+from timestepper.training.commands import resuming
 from timestepper.training.explanations import read_explanations
 from timestepper.training.run import Run
 from timestepper.training.trained import Trained
@@ -72,7 +73,7 @@ def _explain(run: Run, trained: Trained, path: Path) -> None:
         if any(epoch.keys() != end.keys() for epoch in recorded):
             raise RunError(
                 f"{run.explanation} belongs to another network; "
-                f"timestepper train --resume {run.folder} writes it anew"
+                f"{resuming(run.folder)} writes it anew"
             )
     else:
         start = build_network(trained.configuration, trained.images).to(trained.fabric.device)

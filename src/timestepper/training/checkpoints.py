@@ -13,6 +13,7 @@ import torch
 
 from timestepper.errors import RunError
 from timestepper.files import require_undamaged, write_atomically, write_new
+from timestepper.training.commands import resuming
 
 Which = Literal["last", "best"]
 
@@ -82,7 +83,7 @@ class Checkpoints:
         if not present:
             raise RunError(
                 f"{self.folder}: there is no {which} checkpoint yet; continue the training with "
-                f"timestepper train --resume {self.folder.parent}"
+                f"{resuming(self.folder.parent)}"
             )
         warning = None
         for path in present:

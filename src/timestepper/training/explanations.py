@@ -15,6 +15,7 @@ from torch import Tensor
 from timestepper.errors import RunError
 from timestepper.files import write_atomically
 from timestepper.stepping import Explanation
+from timestepper.training.commands import resuming
 
 Explanations = list[dict[str, Explanation]]
 """By stage, at the start and after each epoch; empty where a training does not record them."""
@@ -86,5 +87,5 @@ def read_explanations(path: Path) -> Explanations:
     ) as error:
         raise RunError(
             f"{path} is missing or broken; only runs with stepping.explain have one, and "
-            f"timestepper train --resume {path.parent} writes it anew"
+            f"{resuming(path.parent)} writes it anew"
         ) from error

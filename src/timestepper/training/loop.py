@@ -14,6 +14,7 @@ from timestepper.data import DataSet
 from timestepper.data.workers import living_workers
 from timestepper.errors import ConfigurationError, RunError, TimestepperError
 from timestepper.training.build import build_data, build_fabric, captures_steps
+from timestepper.training.commands import resuming
 from timestepper.training.configuration import Configuration
 from timestepper.training.determinism import deterministic_kernels
 from timestepper.training.interruption import Interrupted, Signals, leave_processes
@@ -256,9 +257,8 @@ def _take_turns(lanes: Sequence[_Lane], console: Console) -> Interrupted | None:
                 stops[lane] = stop
     if len(stops) < 2:
         return next(iter(stops.values()), None)
-    folders = " ".join(str(lane.run.folder) for lane in lanes if lane in stops)
+    again = resuming(*(lane.run.folder for lane in lanes if lane in stops))
     return Interrupted(
         next(iter(stops.values())).number,
-        f"stopped {len(stops)} trainings; everything is saved, continue with: timestepper train "
-        f"--resume {folders}",
+        f"stopped {len(stops)} trainings; everything is saved, continue with: {again}",
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from timestepper.training.commands import command
 from timestepper.training.run import Run
 
 
@@ -102,7 +103,7 @@ def last_line(row: Mapping[str, float], run: Run) -> str:
         f"the folded network is in {run.folded}"
     )
     if split == "validation":
-        line += f"; timestepper evaluate {run.folder} measures the test images"
+        line += f"; {command('evaluate', run.folder)} measures the test images"
     return line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from timestepper.errors import first_line
+from timestepper.training.commands import command
 from timestepper.training.explanations import Explanations, write_explanations
 from timestepper.training.folded import folded_copy, write_weights
 from timestepper.training.run import History, Run
@@ -67,5 +68,5 @@ def write_report(run: Run, trained: Trained) -> str:
         html.write_report(html.read_runs([run.folder]), run.report, trained=trained)
     except Exception as error:  # whatever it is, the training is done and must not fail for it
         reason = first_line(error)
-        return f"no report: {reason}; timestepper report {run.folder} writes it anew"
+        return f"no report: {reason}; {command('report', run.folder)} writes it anew"
     return f"report: {run.report}"

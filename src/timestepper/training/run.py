@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from timestepper.errors import RunError
 from timestepper.files import read_checked, write_atomically, write_checked
 from timestepper.provenance import provenance
 from timestepper.training.checkpoints import Checkpoints
+from timestepper.training.commands import resuming
 from timestepper.training.configuration import Configuration
 from timestepper.training.recipes import read_configuration, write_configuration
 
@@ -69,7 +71,7 @@ class Run:
         Raises:
             RunError: another process trains in it; or a file can't be written, as on a full disk.
         """
-        again = f"continue with: timestepper train --resume {self.folder}"
+        again = f"continue with: {resuming(self.folder)}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             held = FileLock(self.lock).acquire(timeout=PATIENCE)
@@ -138,7 +140,8 @@ class Run:
         if self.configuration.exists():
             raise RunError(
                 f"run folder {self.folder} exists already; continue it with "
-                f"--resume {self.folder}, or give this training another one with --folder"
+                f"{shlex.join(['--resume', str(self.folder)])}, or give this training another one "
+                "with --folder"
             )
         if self.folder.exists():
             raise RunError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from timestepper.errors import RunError
 from timestepper.files import write_atomically
 from timestepper.stepping import step_sizes
+from timestepper.training.commands import resuming
 
 StepHistory = dict[str, Tensor]
 """For each branch, in order of depth, its step sizes at the start and after each epoch, float32
@@ -53,6 +54,6 @@ def read_step_history(path: Path) -> StepHistory:
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path} is missing or broken; only runs with step sizes have one, and "
-            f"timestepper train --resume {path.parent} writes it anew"
+            f"{resuming(path.parent)} writes it anew"
         ) from error
     return {name.partition(".")[2]: numbered[name] for name in sorted(numbered)}

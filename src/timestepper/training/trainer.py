@@ -15,6 +15,7 @@ from torch import Tensor
 
 from timestepper.data import DataSet
 from timestepper.stepping import evolution_time, explain, load_weights
+from timestepper.training.commands import resuming
 from timestepper.training.compatibility import ADDED, require_same_training, require_whole
 from timestepper.training.configuration import Configuration
 from timestepper.training.evaluation import Scores, evaluate, evaluation_batch
@@ -303,5 +304,5 @@ class Trainer(Steps):
         raise Interrupted(
             signal,
             f"stopped after {self._done()}; everything is saved, continue with: "
-            f"timestepper train --resume {self.run.folder}",
+            f"{resuming(self.run.folder)}",
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from timestepper.errors import RunError
+from timestepper.training.commands import resuming
 from timestepper.training.configuration import Configuration
 from timestepper.training.explanations import Explanations, read_explanations
 from timestepper.training.run import History, Run
@@ -129,8 +130,7 @@ def _read_metrics(run: Run) -> History:
             raise ValueError("its epochs are not 1, 2, 3 and so on")
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{run.metrics} is broken ({error}); timestepper train --resume {run.folder} writes it "
-            "anew"
+            f"{run.metrics} is broken ({error}); {resuming(run.folder)} writes it anew"
         ) from error
     return rows
 

@@ -1,0 +1,24 @@
+"""Commands that messages tell the user to type."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+
+def command(*words: str | Path) -> str:
+    """Write a command of this package as a shell takes it, whatever is in the names of folders.
+
+    Args:
+        *words: what comes after ``timestepper``.
+    """
+    return shlex.join(["timestepper", *map(str, words)])
+
+
+def resuming(*folders: Path) -> str:
+    """Write the command with which trainings go on.
+
+    Args:
+        *folders: of their runs.
+    """
+    return command("train", "--resume", *folders)
