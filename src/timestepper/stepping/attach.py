@@ -99,13 +99,13 @@ def attach(
     _refuse_sharing(stepping)
     network.time_stepping = stepping.train(network.training)
     network.register_forward_pre_hook(StartPass())
-    network.register_forward_hook(EndPass(), always_call=True)
     for stage in stepping.stages:
         for inside in dict.fromkeys(factor.inside for factor in stage.factors):
             enter = EnterBranchEnd(stepping, stage, inside)
             module = network.get_submodule(inside)
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
+    network.register_forward_hook(EndPass(), always_call=True)  # after what uncovers its own
     try:
         if branches is None and not hasattr(network, "residual_branches"):
             require_reached(network, stepping, example_input)

@@ -5,7 +5,9 @@ Hooks are objects, not closures, so that a copy of the network gets hooks that r
 
 from __future__ import annotations
 
+import sys
 from functools import cache
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ class StartPass:
         """Prepare every stage.
 
         Raises:
-            AttachedError: the network is a copy that ``nn.DataParallel`` made for this pass.
+            AttachedError: the network is a copy that ``nn.DataParallel`` made for this pass, or
+                another thread is inside a pass of it.
         """
         if getattr(network, "_is_replica", False):
             raise AttachedError(
@@ -35,6 +38,7 @@ class StartPass:
                 "time_stepping, the network's last child, was replaced: fold before adding to a "
                 "Sequential network's end"
             )
+        _begin(stepping, network)
         stepping.require_own_controllers()
         beside = _beside(network)
         for stage in stepping.stages:
@@ -42,7 +46,49 @@ class StartPass:
                 stage.prepare()
             else:
                 stage.prepare_beside(beside)
+
+
+_BEGINNING = Lock()
+
+
+def _begin(stepping: TimeStepping, network: nn.Module) -> None:
+    """Note that this thread is inside a pass.
+
+    Raises:
+        AttachedError: another one is. What covers parameters covers them for all threads.
+    """
+    if torch.compiler.is_compiling():
+        stepping.thread = None
         stepping.inside_forward = True
+        return
+    own = get_ident()
+    with _BEGINNING:
+        if stepping.thread != own:
+            if stepping.inside_forward and _is_called_in(stepping.thread, network):
+                raise AttachedError(
+                    "another thread is inside a pass of this network, and an attached network "
+                    "runs in one thread at a time: fold it, or give each thread a copy"
+                )
+            stepping.thread = own
+        stepping.inside_forward = True
+
+
+def _is_called_in(thread: int | None, network: nn.Module) -> bool:
+    """Tell whether a thread lives and is inside a call: no hook hears of a Ctrl-C that ended it."""
+    frame = sys._current_frames().get(-1 if thread is None else thread)
+    while frame is not None:
+        if frame.f_code is _CALL and frame.f_locals["self"] is network:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CALL = nn.Module._call_impl.__code__
+
+
+def _was_refused(stepping: TimeStepping) -> bool:
+    """Tell whether the pass that ends here never began, since another thread's goes on."""
+    return not torch.compiler.is_compiling() and stepping.thread not in (None, get_ident())
 
 
 def _beside(network: nn.Module) -> torch.cuda.Stream | None:
@@ -89,6 +135,8 @@ class EndPass:
         stepping = network.time_stepping
         if not isinstance(stepping, TimeStepping):
             return  # StartPass has said so.
+        if _was_refused(stepping):
+            return
         stepping.inside_forward = False
         compiling = torch.compiler.is_compiling()
         for stage in stepping.stages:
@@ -134,6 +182,8 @@ class LeaveBranchEnd:
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Remove what :class:`EnterBranchEnd` put there."""
+        if not self.enter.inside and _was_refused(self.enter.stepping):
+            return
         for _, owner, name in self.enter.factors:
             owner.__dict__.pop(name, None)
 

@@ -213,7 +213,7 @@ class Stage:
             if self.products is None or self.used_without_grad:
                 with _saving_as_usual():
                     return self.compute_products()
-        elif not whole_pass:
+        elif self.products is None or not whole_pass:
             key = self.state_key()
             if self.products is None or inside in self.used or key != self.key:
                 with _saving_as_usual():
@@ -269,7 +269,7 @@ def module_name(stage: str) -> str:
     return f"{name}_" if name in _ATTRIBUTES else name
 
 
-_ATTRIBUTES = {*dir(nn.ModuleDict()), "branches", "stages", "inside_forward"}
+_ATTRIBUTES = {*dir(nn.ModuleDict()), "branches", "stages", "inside_forward", "thread"}
 
 
 class TimeStepping(nn.ModuleDict):
@@ -279,6 +279,10 @@ class TimeStepping(nn.ModuleDict):
         network: the network they belong to.
         branches: its branches, in order of depth.
         controllers: a controller for each stage, by the stage's name.
+
+    Attributes:
+        inside_forward: a pass of the network has begun and, as far as hooks hear, not ended.
+        thread: which began it, or the last one; None where it was compiled.
     """
 
     def __init__(
@@ -291,6 +295,7 @@ class TimeStepping(nn.ModuleDict):
             for name, controller in controllers.items()
         ]
         self.inside_forward = False
+        self.thread: int | None = None
 
     def require_own_controllers(self) -> None:
         """Make sure that the controllers are those of attaching.
@@ -311,4 +316,4 @@ class TimeStepping(nn.ModuleDict):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start outside of any forward pass."""
-        return self.__dict__ | {"inside_forward": False}
+        return self.__dict__ | {"inside_forward": False, "thread": None}
