@@ -40,6 +40,13 @@ def assert_close(ours, reference, tolerance=1e-10):
     assert ((ours - reference).abs().max() / scale).item() < tolerance
 
 
+def assert_same_gradients(network, expected):
+    found = gradients(network)
+    assert found.keys() == expected.keys() == dict(network.named_parameters()).keys()
+    for name, gradient in found.items():
+        assert_close(gradient, expected[name], 1e-9)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_same_function_and_gradients_as_explicit_product(make_network, images, training):
     plain = make_network().double().train(training)
@@ -138,8 +145,7 @@ def test_gradient_accumulation(make_network, images):
     network.zero_grad()
     network(images[:2]).sum().backward()
     network(images[2:]).sum().backward()
-    for name, gradient in gradients(network).items():
-        assert_close(gradient, whole[name], 1e-9)
+    assert_same_gradients(network, whole)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -152,8 +158,7 @@ def test_activation_checkpointing(images, home_made, controller, use_reentrant):
     for block in network.layer1:
         block.forward = lambda x, run=block.forward: checkpoint(run, x, use_reentrant=use_reentrant)
     network(images).square().sum().backward()
-    for name, gradient in gradients(network).items():
-        assert_close(gradient, expected[name], 1e-9)
+    assert_same_gradients(network, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -239,8 +244,7 @@ def test_compile_gives_same_outputs_and_gradients(home_made, images, controller)
     result = torch.compile(network, backend="aot_eager")(images)
     result.square().sum().backward()
     assert_close(result, expected)
-    for name, gradient in gradients(network).items():
-        assert_close(gradient, wanted[name], 1e-9)
+    assert_same_gradients(network, wanted)
     with torch.no_grad():
         for parameter in network.time_stepping.parameters():
             parameter.add_(0.3)
