@@ -135,7 +135,7 @@ def test_second_derivatives(home_made, images, taken, monkeypatch, controller, w
 
     def gradients(create_graph):
         loss = network(images.double()).square().mean()
-        return torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True)
+        return torch.autograd.grad(loss, parameters, create_graph=create_graph)
 
     first = gradients(create_graph=True)
     known = [place for place, grad in enumerate(first) if grad is not None]

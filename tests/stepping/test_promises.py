@@ -251,6 +251,17 @@ def test_compile_gives_same_outputs_and_gradients(home_made, images, controller)
         assert_close(torch.compile(network, backend="aot_eager")(images), network(images))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recording", [True, False])
+def test_traced_networks_are_saved_and_loaded(home_made, images, controller, recording):
+    network = timestepper.attach(home_made, controller).eval()
+    file = io.BytesIO()
+    with torch.set_grad_enabled(recording):
+        torch.jit.save(torch.jit.trace(network, images), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.jit.load(file)(images), network(images))
+
+
 def test_parts_of_the_network_can_be_called(home_made, images):
     network = timestepper.attach(home_made.double())
     features = network.conv(images.double())

@@ -10,11 +10,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 
 
 def in_a_transform() -> bool:
-    """Tell whether a transform of torch.func or forward-mode differentiation is at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    """Tell whether a transform of torch.func, forward-mode differentiation or tracing is at work.
+
+    What ``torch.jit.trace`` saw of an operation of ours could not be saved.
+    """
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or is_tracing()
+    )
 
 
 def stand_for_many(gradients: Iterable[Tensor]) -> bool:
