@@ -254,6 +254,32 @@ def test_hooks_on_controllers_are_run(home_made, images, taken):
     assert taken == [False, True]
 
 
+class Tripling(torch.nn.Linear):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+@pytest.mark.parametrize("change", ["class", "instance"])
+def test_replaced_layers_of_a_controller_are_run(home_made, images, taken, change):
+    network = timestepper.attach(home_made, "lstm+").eval()
+    layer = network.time_stepping["layer1"].project_in
+    if change == "class":
+        network.time_stepping["layer1"].project_in = tripling = Tripling(144, 2)
+        tripling.load_state_dict(layer.state_dict())
+    else:
+        layer.forward = lambda x: 3 * torch.nn.Linear.forward(layer, x)
+    steps = torch.cat([*timestepper.step_sizes(network).values()])
+    with torch.no_grad():
+        output = network(images)
+        network.time_stepping["layer1"].project_in = layer
+        layer.__dict__.pop("forward", None)
+        layer.weight *= 3
+        layer.bias *= 3
+        torch.testing.assert_close(network(images), output)
+    assert taken == [False, True]
+    torch.testing.assert_close(torch.cat([*timestepper.step_sizes(network).values()]), steps)
+
+
 def test_transformed_networks_go_the_general_way(home_made, images, taken):
     network = timestepper.attach(home_made.double(), "lstm+").eval()
     parameters = dict(network.named_parameters())

@@ -23,7 +23,8 @@ class LSTMController(ArrayController):
 
     ``x_d = ReLU(W_in w̄_d + b_in)``, one LSTM step from ``(h, c)`` of the block before (zero at the
     first), ``Δt_d = σ(W_out h_d + b_out)``. ``b_out`` starts at zero, so that every step size
-    starts near 0.5. The LSTM has one bias for each gate, as Eq. 11 has it.
+    starts near 0.5. The LSTM has one bias for each gate, as Eq. 11 has it. Its layers hold
+    parameters; their own forward is not called.
 
     Args:
         depth: number of blocks L_b in the stage.

@@ -102,9 +102,10 @@ def array_products(
 
     Returns:
         The products, in the shapes of the vectors; None where loops can't compute them, or not as
-        fast: the controller has no such code, runs hooks or is large; not all tensors are plain
-        ones on the CPU, dense, and float32 or float64 throughout, or one has another shape now;
-        operations are being traced or transformed; or numba does not run here.
+        fast: the controller has no such code, runs hooks or layers that are not torch's, or is
+        large; not all tensors are plain ones on the CPU, dense, and float32 or float64 throughout,
+        or one has another shape now; operations are being traced or transformed; or numba does not
+        run here.
     """
     if (
         not _in_arrays(controller)
@@ -149,7 +150,14 @@ def _in_arrays(controller: nn.Module) -> TypeGuard[ArrayController]:
         and "forward_arrays" in defined
         and "forward" not in controller.__dict__
         and not any(_has_hooks(module) for module in (controller, *controller.children()))
+        and all(map(_is_torchs_own, controller.children()))
     )
+
+
+def _is_torchs_own(layer: nn.Module) -> bool:
+    """Tell a layer of torch's from one with a forward of its own (a low-rank adapter, say)."""
+    own = type(layer).forward.__module__.startswith("torch.nn.modules.")
+    return own and "forward" not in layer.__dict__
 
 
 def _has_hooks(module: nn.Module) -> bool:
