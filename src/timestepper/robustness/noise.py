@@ -26,7 +26,8 @@ from timestepper.robustness.threat import (
     check_limit,
     check_seed,
 )
-from timestepper.training.evaluation import EVALUATION_BATCH, Meter, in_eval_mode, measure
+from timestepper.stepping.undisturbed import in_eval_mode
+from timestepper.training.evaluation import EVALUATION_BATCH, Meter, measure
 
 
 @dataclass(frozen=True, eq=False)

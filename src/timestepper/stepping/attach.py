@@ -29,6 +29,7 @@ from timestepper.stepping.factors import channels_of, factors_of
 from timestepper.stepping.find import ExampleInput, find_branches
 from timestepper.stepping.hooks import HOOKS, EndPass, EnterBranchEnd, LeaveBranchEnd, StartPass
 from timestepper.stepping.stages import TimeStepping, module_name
+from timestepper.stepping.undisturbed import in_eval_mode
 from timestepper.stepping.verify import require_reached
 
 PRESERVE_ROUNDS = 100
@@ -110,7 +111,8 @@ def attach(
         if branches is None and not hasattr(network, "residual_branches"):
             require_reached(network, stepping, example_input)
         if preserve:
-            _divide_by_step_sizes(stepping)
+            with in_eval_mode(stepping):
+                _divide_by_step_sizes(stepping)
     except BaseException:
         _take_away(network)
         raise
@@ -267,7 +269,7 @@ def stepping_of(network: nn.Module) -> TimeStepping:
 
 @torch.no_grad()
 def step_sizes(network: nn.Module) -> dict[str, Tensor]:
-    """Compute the step sizes of an attached network as they are now.
+    """Compute the step sizes of an attached network as they are now, controllers in eval mode.
 
     Returns:
         Δt by branch in order of depth, each of shape ``(channels,)``, detached.
@@ -276,11 +278,12 @@ def step_sizes(network: nn.Module) -> dict[str, Tensor]:
         AttachedError: the network is not attached.
     """
     stepping = stepping_of(network)
-    steps = {
-        branch.name: row.clone()
-        for stage in stepping.stages
-        for branch, row in zip(stage.branches, stage.step_sizes(), strict=True)
-    }
+    with in_eval_mode(stepping):
+        steps = {
+            branch.name: row.clone()
+            for stage in stepping.stages
+            for branch, row in zip(stage.branches, stage.step_sizes(), strict=True)
+        }
     return {branch.name: steps[branch.name] for branch in stepping.branches}
 
 
@@ -288,15 +291,17 @@ def step_sizes(network: nn.Module) -> dict[str, Tensor]:
 def evolution_time(network: nn.Module) -> dict[str, float]:
     """Compute the evolution time T = Σ Δt_d of each stage, averaged over channels (paper Eq. 9).
 
+    Controllers run in eval mode.
+
     Returns:
         T by stage, in order of depth.
 
     Raises:
         AttachedError: the network is not attached.
     """
-    return {
-        stage.name: stage.step_sizes().sum(0).mean().item() for stage in stepping_of(network).stages
-    }
+    stepping = stepping_of(network)
+    with in_eval_mode(stepping):
+        return {s.name: s.step_sizes().sum(0).mean().item() for s in stepping.stages}
 
 
 @torch.no_grad()
@@ -316,7 +321,8 @@ def fold(network: nn.Module) -> nn.Module:
     stepping = stepping_of(network)
     _refuse_sharing(stepping)
     # All products come first: a controller may read a weight that another stage scales.
-    computed = [stage.compute_products() for stage in stepping.stages]
+    with in_eval_mode(stepping):
+        computed = [stage.compute_products() for stage in stepping.stages]
     for stage, products in zip(stepping.stages, computed, strict=True):
         for factor, product in zip(stage.factors, products, strict=True):
             factor.parameter.copy_(product)

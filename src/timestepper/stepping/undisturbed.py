@@ -52,3 +52,17 @@ def no_fused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network or controllers into eval mode; afterwards each module has its own again."""
+    modes = [(module, module.training) for module in network.modules()]
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)  # Modules may do more than change their mode.
+        for module, mode in modes:
+            module.training = mode

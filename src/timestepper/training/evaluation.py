@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from timestepper.data import DataSet, SplitName
+from timestepper.stepping.undisturbed import in_eval_mode
 
 EVALUATION_BATCH = 250
 """Images at a time."""
@@ -110,20 +110,6 @@ def evaluation_batch(images: DataSet, device: torch.device) -> int:
     """
     values = images.channels * images.image_size[0] * images.image_size[1]
     return max(EVALUATION_BATCH, AT_ONCE.get(device.type, 0) // values)
-
-
-@contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; afterwards each of its modules has its own mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)  # Modules may do more than change their mode.
-        for module, mode in modes:
-            module.training = mode
 
 
 @torch.no_grad()
