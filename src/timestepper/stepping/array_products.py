@@ -149,15 +149,15 @@ def _in_arrays(controller: nn.Module) -> TypeGuard[ArrayController]:
         and "forward" in defined
         and "forward_arrays" in defined
         and "forward" not in controller.__dict__
-        and not any(_has_hooks(module) for module in (controller, *controller.children()))
-        and all(map(_is_torchs_own, controller.children()))
+        and not _has_hooks(controller)
+        and all(map(_runs_torchs_forward, controller.children()))
     )
 
 
-def _is_torchs_own(layer: nn.Module) -> bool:
-    """Tell a layer of torch's from one with a forward of its own (a low-rank adapter, say)."""
-    own = type(layer).forward.__module__.startswith("torch.nn.modules.")
-    return own and "forward" not in layer.__dict__
+def _runs_torchs_forward(layer: nn.Module) -> bool:
+    """Tell whether a layer does nothing of its own, as a low-rank adapter or a hook would."""
+    own = type(layer) is nn.Linear or type(layer).forward.__module__.startswith("torch.nn.modules.")
+    return own and "forward" not in layer.__dict__ and not _has_hooks(layer)
 
 
 def _has_hooks(module: nn.Module) -> bool:
