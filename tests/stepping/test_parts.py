@@ -36,6 +36,27 @@ def test_each_part_may_have_its_backward(network, features):
     torch.testing.assert_close(gradients(network), gradients(together), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["layer1.1.conv1.weight", "layer1.1.bn2.weight", "time_stepping"])
+def test_parts_see_data_that_was_exchanged(network, features, name):
+    with torch.no_grad():
+        network.layer1[0](features)
+        for own, parameter in network.named_parameters():
+            if own.startswith(name):
+                parameter.data = parameter.data * 1.5
+        found = network.layer1[1](features)
+        assert torch.equal(found, copy.deepcopy(network).layer1[1](features))
+
+
+def test_parts_in_a_transform(network, features):
+    part = network.layer1[0]
+    given = {name: torch.stack([p, 2 * p]) for name, p in part.named_parameters()}
+    found = torch.func.vmap(lambda one: torch.func.functional_call(part, one, features))(given)
+    for index in (0, 1):
+        one = {name: stacked[index] for name, stacked in given.items()}
+        expected = torch.func.functional_call(part, one, features)
+        torch.testing.assert_close(found[index], expected)
+
+
 def test_checkpointed_parts(network, features):
     plainly = copy.deepcopy(network)
     plainly.layer1(features).square().sum().backward()

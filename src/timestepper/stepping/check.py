@@ -35,7 +35,7 @@ def check_network(network: nn.Module) -> None:
         if wrapper:
             raise NoBranchError(
                 f"step sizes go into a network before it is wrapped, but {which} is in a "
-                f"{wrapper.pop()}: attach to the network itself and wrap it afterwards"
+                f"{wrapper.pop()}: attach to the network itself and wrap it afterwards, as a whole"
             )
         if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             raise NoBranchError(

@@ -134,10 +134,19 @@ class Stage:
         return products
 
     def prepare(self) -> None:
-        """Compute what this pass runs with."""
+        """Compute what this pass runs with.
+
+        Raises:
+            AttachedError: what is read and scaled isn't where it was, or was sharded apart from
+                its controller.
+        """
         self.forget()
         self._require_places()
-        self.products = self.compute_products()
+        try:
+            self.products = self.compute_products()
+        except RuntimeError:
+            self._require_sharded_together()
+            raise
 
     def prepare_beside(self, stream: torch.cuda.Stream) -> None:
         """Do so on another stream, for which this one waits only where the stage begins."""
@@ -170,6 +179,20 @@ class Stage:
                     "say): fold before that"
                 )
 
+    def _require_sharded_together(self) -> None:
+        """Make sure that tensors are distributed all or none.
+
+        Raises:
+            AttachedError: blocks were sharded one by one.
+        """
+        kinds = {type(tensor).__name__ == "DTensor" for tensor in self._tensors()}
+        if len(kinds) > 1:
+            raise AttachedError(
+                f"the blocks of stage {self.name!r} were sharded apart from their controller, "
+                "which can't read them: shard only the whole network (fully_shard(network)), or "
+                "use DistributedDataParallel"
+            )
+
     def require_inside(self, network: nn.Module) -> None:
         """Make sure that all that is read and scaled is still part of the network.
 
@@ -186,12 +209,16 @@ class Stage:
 
     def state_key(self) -> Any:
         """Identify the values that step sizes depend on, and how they are recorded."""
+        return torch.is_grad_enabled(), [
+            (id(t), _address(t), -1 if t.is_inference() else t._version, t.dtype, t.device)
+            for t in self._tensors()
+        ]
+
+    def _tensors(self) -> list[Tensor]:
+        """List what step sizes and products are computed from."""
         tensors = [weight_of(module) for module in self.read]
         tensors += [factor.parameter for factor in self.factors]
-        tensors += [*self.controller.parameters(), *self.controller.buffers()]
-        return torch.is_grad_enabled(), [
-            (id(t), -1 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
-        ]
+        return [*tensors, *self.controller.parameters(), *self.controller.buffers()]
 
     def products_for(self, inside: str, *, whole_pass: bool) -> list[Tensor]:
         """Give the products to a module that uses some, computing them anew in a new pass.
@@ -249,6 +276,14 @@ def _apart(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
         (piece if vector.ndim == 1 else piece.view(vector.shape)).to(vector.dtype)
         for piece, vector in zip(pieces, like, strict=True)
     ]
+
+
+def _address(tensor: Tensor) -> int:
+    """Tell where values lie, which assigning to ``.data`` changes, or 0 where they lie nowhere."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def _saving_as_usual() -> Any:
