@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing
 
 
 def in_a_transform() -> bool:
@@ -21,7 +20,7 @@ def in_a_transform() -> bool:
     return (
         torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
     )
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
-from torch.jit._trace import is_tracing
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.controllers.transforms import in_a_transform
@@ -120,7 +119,8 @@ def average_weights(per_branch: int, weights: Sequence[Tensor]) -> Tensor:
         ``(depth, features)``: row d holds w̄_d, its weights' averages one after the other.
     """
     differentiable = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-    if differentiable and forward_ad._current_level < 0 and not is_tracing():
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if differentiable and forward_ad._current_level < 0 and not traced:
         result: Tensor = _AverageWeights.apply(per_branch, *weights)
         return result
     return _average(per_branch, weights)
