@@ -6,6 +6,7 @@ import pytest
 import torch
 from dense_matrices import jacobian, norm
 from torch import nn
+from torch.nn import functional
 from torchvision.models import resnet18
 
 import timestepper
@@ -146,9 +147,16 @@ class Writes(nn.Module):
         self.block = Block(3)
 
     def forward(self, x):
-        x = self.block(x)
+        x = functional.pad(self.block(x), (1, 1, 1, 1), "circular")
         x[:, :1] += x[:, 1:2].mean()
+        x.flatten(1)[:, 3:5] = 0.5
         return x
+
+
+class Centres(Writes):
+    def forward(self, x):
+        x = super().forward(x)
+        return x - torch.std_mean(x)[1]
 
 
 class Reads(nn.Module):
@@ -220,6 +228,12 @@ class Towers(nn.Module):
         return [tower(x).mean((2, 3)) for tower in self.towers]
 
 
+def test_writes_into_slices_are_repeated():
+    network, images = Writes().eval(), torch.randn(1, 3, 8, 8)
+    unrolled, others = unroll(network, images), torch.randn(1, 3, 8, 8)
+    assert torch.equal(unrolled.evaluate(others)[unrolled.output], network(others))
+
+
 def test_no_output_comes_from_all_steps():
     network, images = Towers().eval(), torch.randn(1, 3, 5, 5)
     states = trajectory(network, images).states
@@ -243,7 +257,7 @@ def test_refusals():
     with pytest.raises(StabilityError, match=r"has shape \(1, 3, 9, 9\).*\(1, 3, 8, 8\)"):
         unroll(network, images).evaluate(torch.randn(1, 3, 9, 9))
     with pytest.raises(StabilityError, match="can't be repeated"):
-        unroll(Writes().eval(), images)
+        unroll(Centres().eval(), images)
     with pytest.raises(StabilityError, match="reads numbers out of its features"):
         unroll(Reads().eval(), images)
     with pytest.raises(StabilityError, match="concatenation"):

@@ -225,8 +225,7 @@ class UnrolledNetwork:
         if not repeated or not all(any(_agree(one, o) for o in outputs) for one in repeated):
             raise StabilityError(
                 f"the forward pass of {type(self.network).__name__} can't be repeated operation by "
-                "operation (it writes into its tensors, as circular padding does, is random in "
-                "eval mode, or uses several results of one operation)"
+                "operation (it is random in eval mode, or uses several results of one operation)"
             )
 
     def _steps(self, branch: Branch) -> list[Step]:

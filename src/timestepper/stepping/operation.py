@@ -23,6 +23,10 @@ PART = "part"
 """Kind of each of their results, called with the operation and the result's number."""
 ALIAS = "aten.alias.default"
 """Kind of what gives back its argument as it is."""
+WRITTEN = "a write into a slice"
+"""Kind of what a tensor becomes by writes into others that share its memory."""
+PADDED = "zero padding"
+"""Kind of zeros into a part of which one tensor was written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from timestepper.stepping.factors import TRANSPOSED
-from timestepper.stepping.operation import DIVIDING, PART, Operation, of_kinds
+from timestepper.stepping.operation import DIVIDING, PADDED, PART, Operation, of_kinds
 
 # Move values without changing them.
 MOVING = of_kinds(
@@ -17,7 +17,7 @@ MOVING = of_kinds(
     "pixel_shuffle.default pixel_unshuffle.default reflection_pad1d.default "
     "reflection_pad2d.default reflection_pad3d.default replication_pad1d.default "
     "replication_pad2d.default replication_pad3d.default"
-)
+) | frozenset([PADDED])
 VIEWS = of_kinds("view.default _unsafe_view.default")
 # Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
 POOLING = of_kinds(

@@ -17,7 +17,9 @@ from timestepper.stepping.branches import BY_HOOKS
 from timestepper.stepping.operation import (
     ALIAS,
     DIVIDING,
+    PADDED,
     PART,
+    WRITTEN,
     Call,
     Computed,
     Made,
@@ -25,6 +27,7 @@ from timestepper.stepping.operation import (
     of_kinds,
 )
 from timestepper.stepping.undisturbed import left_as_it_was, no_fused_attention
+from timestepper.stepping.writes import Writes, put_together, targets
 
 # What may lie between a parameter and its use for the parameter to count as used itself.
 _RENAMES = of_kinds(
@@ -36,6 +39,7 @@ _UNREAD = of_kinds(
     "zeros_like.default ones_like.default full_like.default empty_like.default "
     "new_zeros.default new_ones.default new_full.default new_empty.default"
 )
+_EXPAND = torch.ops.aten.expand.default
 
 
 class Trace(TorchDispatchMode):
@@ -65,6 +69,7 @@ class Trace(TorchDispatchMode):
         self._parameters: dict[int, tuple[str, str]] = {}
         self._names: dict[int, str] = {}
         self._renamed: dict[int, Call] = {}
+        self._writes = Writes()
         owners: Counter[int] = Counter()
         for module_name, module in network.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -88,21 +93,30 @@ class Trace(TorchDispatchMode):
         """Run the operation and write down what it used."""
         kwargs = kwargs or {}
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        for tensor in used:
+            self._follow_writes(tensor)
         kind = ALIAS if _adds_zero(func, args) else str(func)
+        call = Call(func, *tree_map(self._stand_in, (args, kwargs)))
+        if self._copies(func, args):
+            # What is copied, whatever was there before.
+            kind, used = str(_EXPAND), [args[1]]
+            call = Call(_EXPAND, (call.args[1], list(args[0].shape)), {})
         read = [] if kind in _UNREAD else used
         sources = tuple(dict.fromkeys(self._made_by[id(t)] for t in read if id(t) in self._made_by))
         parameters = [t for t in used if id(t) in self._parameters]
         computed = tuple(self._computed[id(t)] for t in used if id(t) in self._computed)
-        call = Call(func, *tree_map(self._stand_in, (args, kwargs)))
         shapes = [t.shape for t in used]
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self._alive += used + outputs
+        written = targets(func, args, kwargs)
+        self._alive += used + outputs + written
+        self._writes.note(func, written, outputs, len(self.operations) if sources else None)
         if sources:
             plain_sum = kwargs.get("alpha", 1) == 1 and all(
                 s == out.shape for s in shapes for out in outputs[:1]
             )
-            index = self._record(kind, sources, parameters, computed, outputs, plain_sum, call)
+            made = outputs + written
+            index = self._record(kind, sources, parameters, computed, made, plain_sum, call)
             if kind in DIVIDING:
                 for number, output in enumerate(outputs):
                     part = Call(None, (Made(index), number), {})
@@ -125,8 +139,39 @@ class Trace(TorchDispatchMode):
 
     def note_returned(self, outputs: Any) -> None:
         """Write down which results the network returned."""
+        leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        for leaf in leaves:
+            self._follow_writes(leaf)
         self.returned = frozenset(
-            self._made_by[id(leaf)] for leaf in tree_leaves(outputs) if id(leaf) in self._made_by
+            self._made_by[id(leaf)] for leaf in leaves if id(leaf) in self._made_by
+        )
+
+    def _copies(self, operator: Any, args: tuple[Any, ...]) -> bool:
+        """Tell whether an operation copies a result of the pass as it is."""
+        if str(operator) != "aten.copy_.default" or id(args[1]) not in self._made_by:
+            return False
+        target, source = args[:2]
+        return bool(target.dtype == source.dtype and target.device == source.device)
+
+    def _follow_writes(self, tensor: Tensor) -> None:
+        """Record what a tensor became by writes into others that share its memory."""
+        made = self._made_by.get(id(tensor))
+        place, writes = self._writes.since(tensor, made)
+        if place is None or not writes:
+            return
+        indices, places = zip(*writes, strict=True)
+        is_padded = made is None and self._writes.is_padding(place)
+        before = tensor.clone() if made is None else Made(made)
+        values = list(map(Made, indices))
+        call = Call(put_together, (None if is_padded else before, place, values, places), {})
+        self._record(
+            PADDED if is_padded else WRITTEN,
+            indices if made is None else (made, *indices),
+            [tensor] if id(tensor) in self._parameters else [],
+            (self._computed[id(tensor)],) if id(tensor) in self._computed else (),
+            [tensor],
+            False,
+            call,
         )
 
     def _stand_in(self, leaf: Any) -> Any:
