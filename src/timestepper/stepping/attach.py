@@ -26,7 +26,7 @@ from timestepper.stepping.branches import (
 )
 from timestepper.stepping.check import check_network
 from timestepper.stepping.factors import channels_of, factors_of
-from timestepper.stepping.find import ExampleInput, find_branches
+from timestepper.stepping.find import ExampleInput, search
 from timestepper.stepping.hooks import HOOKS, EndPass, EnterBranchEnd, LeaveBranchEnd, StartPass
 from timestepper.stepping.stages import TimeStepping, module_name
 from timestepper.stepping.undisturbed import in_eval_mode
@@ -59,7 +59,7 @@ def attach(
             modules that map averaged weights ``(depth, features)`` to positive step sizes
             ``(depth, channels)``.
         example_input: what one forward pass needs: a tensor, a tuple of positional arguments or
-            a dict of keyword arguments; see :func:`find_branches`.
+            a dict of keyword arguments; see :func:`~timestepper.find_branches`.
         branches: the branches, instead of having them found.
         reduction: r, the controllers are C/r wide; by default 4, for bottlenecks 8 (paper,
             "Implementations").
@@ -69,7 +69,8 @@ def attach(
         The network.
 
     Raises:
-        NoBranchError: no residual branch was found, or one that was given does not fit.
+        NoBranchError: no residual branch was found, one that was given does not fit, or the
+            network's forward counts or indexes its children.
         AttachedError: the network has step sizes already.
         FoldError: a branch does not end in an operation that step sizes fold into exactly, two
             share one, a weight is made by a hook, or a parameter is used past its module.
@@ -84,7 +85,9 @@ def attach(
         raise NoBranchError(f"reduction must be a whole number of at least 1, not {reduction}")
     check_network(network)
     _refuse_attached(network)
-    found = find_branches(network, example_input) if branches is None else _checked(branches)
+    found, plain = (
+        search(network, example_input) if branches is None else (_checked(branches), None)
+    )
     if not found:
         raise NoBranchError("an empty list of branches was given: there is nothing to attach to")
     _refuse_namesakes([branch.name for branch in found], "branches")
@@ -108,8 +111,8 @@ def attach(
             module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)
     network.register_forward_hook(EndPass(), always_call=True)  # after what uncovers its own
     try:
-        if branches is None and not hasattr(network, "residual_branches"):
-            require_reached(network, stepping, example_input)
+        if plain is not None:
+            require_reached(network, stepping, example_input, plain)
         if preserve:
             with in_eval_mode(stepping):
                 _divide_by_step_sizes(stepping)

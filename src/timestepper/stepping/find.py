@@ -53,11 +53,22 @@ def find_branches(
             no residual addition, or none is left.
         FoldError: a branch does not end in an operation that step sizes fold into exactly.
     """
+    return search(network, example_input, skip_unfoldable=skip_unfoldable)[0]
+
+
+def search(
+    network: nn.Module, example_input: ExampleInput | None, *, skip_unfoldable: bool = False
+) -> tuple[list[Branch], Any]:
+    """Find residual branches as :func:`find_branches` does, with its arguments and errors.
+
+    Returns:
+        The branches, and the signature of the pass that was watched, None where none was.
+    """
     check_network(network)
     if hasattr(network, "residual_branches"):
-        return list(network.residual_branches())  # type: ignore[operator]
+        return list(network.residual_branches()), None  # type: ignore[operator]
     if isinstance(stepping := getattr(network, "time_stepping", None), TimeStepping):
-        return list(stepping.branches)
+        return list(stepping.branches), None
     trace = watch(network, *inputs_of(network, example_input))
     found, dense = list(residuals(trace)), dense_layers(trace)
     if not found and not dense:
@@ -103,10 +114,11 @@ def find_branches(
         [branch.scaled[0] for branch in branches],
     )
     stages = _stage_names([likeness for _, _, likeness, _ in steps], names)
-    return [
+    named = [
         replace(branch, name=name, stage=stage)
         for branch, name, stage in zip(branches, names, stages, strict=True)
     ]
+    return named, trace.signature
 
 
 def inputs_of(
@@ -136,7 +148,7 @@ def _warn_of_others(trace: Trace, described: Sequence[Finding]) -> None:
         warnings.warn(
             f"what {first}{rest} joins to its state gets no step sizes: it is no plain sum of "
             "tensors of one shape; write it as x + f",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,17 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
                 value.extend(held)
             else:
                 value.update(held)
+
+
+@contextmanager
+def other_random_states_kept() -> Iterator[None]:
+    """Leave Python's and numpy's random numbers as they were; networks may draw from them."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

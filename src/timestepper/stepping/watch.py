@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from timestepper.errors import NoBranchError, TimestepperError
 from timestepper.stepping.branches import BY_HOOKS
@@ -26,7 +26,11 @@ from timestepper.stepping.operation import (
     Operation,
     of_kinds,
 )
-from timestepper.stepping.undisturbed import left_as_it_was, no_fused_attention
+from timestepper.stepping.undisturbed import (
+    left_as_it_was,
+    no_fused_attention,
+    other_random_states_kept,
+)
 from timestepper.stepping.writes import Writes, put_together, targets
 
 # What may lie between a parameter and its use for the parameter to count as used itself.
@@ -62,6 +66,7 @@ class Trace(TorchDispatchMode):
         shape = inputs[0].shape if inputs else torch.Size()
         self.operations = [Operation(0, "input", "", (), (), (), (), shape, False, 1, nothing)]
         self.returned: frozenset[int] = frozenset()
+        self._structure: Any = None
         self.uses: Counter[tuple[str, str]] = Counter()
         self._computed: dict[int, Computed] = {}
         self.running = [""]
@@ -139,12 +144,25 @@ class Trace(TorchDispatchMode):
 
     def note_returned(self, outputs: Any) -> None:
         """Write down which results the network returned."""
-        leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        flat, self._structure = tree_flatten(outputs)
+        leaves = [leaf for leaf in flat if isinstance(leaf, Tensor)]
         for leaf in leaves:
             self._follow_writes(leaf)
         self.returned = frozenset(
             self._made_by[id(leaf)] for leaf in leaves if id(leaf) in self._made_by
         )
+
+    @property
+    def signature(self) -> Any:
+        """What two passes have in common where the network does the same in both.
+
+        Kinds of operations with the whole numbers that they were given, and what is returned.
+        """
+        steps = [
+            (o.kind, [n for n in tree_leaves((o.call.args, o.call.kwargs)) if isinstance(n, int)])
+            for o in self.operations
+        ]
+        return steps, self.returned, self._structure
 
     def _copies(self, operator: Any, args: tuple[Any, ...]) -> bool:
         """Tell whether an operation copies a result of the pass as it is."""
@@ -312,6 +330,7 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         left_as_it_was(network),
         _named_modules(network, (trace := Trace(network, inputs)).running),
         torch.random.fork_rng([device.index for device in devices]),
+        other_random_states_kept(),
         torch.inference_mode(False),
         torch.no_grad(),
         no_fused_attention(),
