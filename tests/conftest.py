@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,12 @@ settings.register_profile("fuzz", max_examples=1000, deadline=60_000, print_blob
 settings.load_profile("suite")
 
 MakeFolder = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through all imported modules again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
