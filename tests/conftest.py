@@ -27,8 +27,13 @@ settings.load_profile("suite")
 MakeFolder = Callable[..., Path]
 
 
+def pytest_configure() -> None:
+    """Let the garbage collector look at new objects by the ten thousands: it took whole minutes."""
+    gc.set_threshold(50_000)
+
+
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from going through all imported modules again and again."""
+    """Keep it from going through all imported modules again and again."""
     gc.collect()
     gc.freeze()
 
@@ -40,6 +45,12 @@ def _no_data_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("timestepper.data.locate.SYSTEM_FOLDER", tmp_path / "system")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _one_core_for_each_training(monkeypatch):
+    """Threads that wait for each other take many times as long where another test runs, too."""
+    monkeypatch.setattr("timestepper.experiments.runner.cores", lambda: 1)
 
 
 @pytest.fixture

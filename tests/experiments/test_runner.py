@@ -22,7 +22,7 @@ from made import finish
 from rich.console import Console
 
 from timestepper.errors import RunError
-from timestepper.experiments import runner
+from timestepper.experiments import cost, runner
 from timestepper.experiments.cost import Estimator
 from timestepper.experiments.outcomes import read_outcomes
 from timestepper.experiments.plan import plan
@@ -175,14 +175,18 @@ def test_trainings_end_when_the_process_that_planned_them_is_killed():
     assert planned.state == "started"
 
 
-def test_time_is_that_of_the_cores_there_are():
+def test_time_is_that_of_the_cores_there_are(monkeypatch):
+    monkeypatch.setattr(cost, "cores", lambda: 4)
     few, many = Estimator(1), Estimator(64)
     planned = planned_runs(("plain", "tsc-indp"))
     for estimator in (few, many):
         estimator.remaining = lambda each: 3600.0
         estimator._on_cpu = True
     assert few.hours(planned) == 2
-    assert many.hours(planned) == max(1, 2 / runner.cores())
+    assert many.hours(planned) == 1
+    monkeypatch.setattr(cost, "cores", lambda: 1)
+    assert many.hours(planned) == 2
+    monkeypatch.setattr(cost, "cores", lambda: 4)
     many._on_cpu = False
     assert many.hours(planned) == 2
     assert many.hours([]) == 0

@@ -146,10 +146,20 @@ STRUCTURES = {
 }
 
 
-def test_table1():
+@pytest.mark.parametrize(
+    "networks",
+    [
+        pytest.param(("ResNet-56", "ResNet-50"), id="few"),
+        pytest.param(tuple(table1.NETWORKS), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_table1(networks, monkeypatch):
+    chosen = {label: table1.NETWORKS[label] for label in networks}
+    monkeypatch.setattr(table1, "NETWORKS", chosen)
     rows = by_phase(table1.calculate())
-    assert len(rows) == 3 * len(STRUCTURES)
-    for network, (stages, r, k) in STRUCTURES.items():
+    assert len(rows) == 3 * len(networks)
+    for network in networks:
+        stages, r, k = STRUCTURES[network]
         kept = sum(blocks * c for c, blocks in stages)
         weights = {
             "TSC_indp": kept,

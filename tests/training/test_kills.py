@@ -85,8 +85,8 @@ def kill_often(times, epochs):
         assert len(epochs) == len(set(epochs)), name
 
 
-def test_killed_five_times():
-    kill_often(5, epochs=10)
+def test_killed_three_times():
+    kill_often(3, epochs=6)
 
 
 @pytest.mark.slow
