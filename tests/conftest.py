@@ -20,7 +20,7 @@ CASES = {
     "phases": [Phase.explicit, Phase.generate],  # to shrink a case takes minutes
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("suite", max_examples=25, deadline=30_000, derandomize=True, **CASES)
+settings.register_profile("suite", max_examples=15, deadline=30_000, derandomize=True, **CASES)
 settings.register_profile("fuzz", max_examples=1000, deadline=60_000, print_blob=True, **CASES)
 settings.load_profile("suite")
 

@@ -116,7 +116,7 @@ def test_what_can_not_be_measured_is_said_before_any_work(monkeypatch, capsys):
 
 def test_a_network_by_name(capsys):
     arguments = ["stability", "torchvision/resnet18", "--image_size", "32", "--images", "1"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--directions", "1"]) == 0
     shown = capsys.readouterr().out
     assert "torchvision/resnet18: 1 image" in shown
     expected = ["eigenvalues.png", "gradients.png", "growth.png", "stability.json"]

@@ -74,7 +74,10 @@ def test_second_signal_takes_effect_at_once(monkeypatch):
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
-@pytest.mark.parametrize(("which", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("which", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_command_leaves_with_the_status_of_the_signal(which, status):
     settings = ("--network.name", "cifar_resnet8", "--epochs", "1000", "--folder", "run")
     command = [Path(sys.executable).with_name("timestepper"), "train", *settings]

@@ -24,7 +24,7 @@ print(faults[0], faults[-1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="nothing is set elsewhere")
-@pytest.mark.parametrize("process", ["training", "other"])
+@pytest.mark.parametrize("process", ["training", pytest.param("other", marks=pytest.mark.slow)])
 def test_memory_is_kept(process):
     command = [sys.executable, "-c", FAULTS, process]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
