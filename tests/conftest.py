@@ -28,7 +28,7 @@ MakeFolder = Callable[..., Path]
 
 
 def pytest_configure() -> None:
-    """Let the garbage collector look at new objects by the ten thousands: it took whole minutes."""
+    """Let the garbage collector look at new objects by the ten thousands: it took half a minute."""
     gc.set_threshold(50_000)
 
 

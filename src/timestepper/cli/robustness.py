@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from fractions import Fraction
@@ -32,6 +31,7 @@ from timestepper.robustness import (
     Outcome,
     ThreatModel,
 )
+from timestepper.training.commands import command
 from timestepper.training.trained import Trained
 
 EXAMPLES = (
@@ -294,9 +294,9 @@ def _places(subjects: Mapping[str, Trained], parsed: Namespace, folder: Path) ->
 
 def _command(subjects: Mapping[str, Trained], parsed: Namespace, given: Mapping[str, Any]) -> str:
     """Write the command as anyone would type it, where the runs are, without output folders."""
-    words = ["timestepper", "robustness", *subjects, "--threat", *parsed.threat]
+    words = ["robustness", *subjects, "--threat", *parsed.threat]
     for name, value in given.items():
         words += [f"--{name}", *map(str, value if name in SEVERAL else [value])]
     if parsed.checkpoint != "last":
         words += ["--checkpoint", parsed.checkpoint]
-    return shlex.join(words)
+    return command(*words)

@@ -1,4 +1,4 @@
-"""Commands that messages tell the user to type."""
+"""Commands that messages and pages tell the user to type."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -26,6 +25,7 @@ from timestepper.robustness import (
     CommonCorruptions,
     GaussianNoise,
 )
+from timestepper.training.commands import command
 from timestepper.training.run import Run
 
 STABILITY_FILE = "stability/stability.json"
@@ -198,15 +198,15 @@ def read_scores(evidence: Evidence, threat: str, folders: Iterable[Path]) -> Sco
 def stability_command(runs: Iterable[Evidence]) -> str:
     """Write the command that measures runs' stability."""
     first, *rest = (run.folder for run in runs)
-    return shlex.join(["timestepper", "stability", first, *(["--compare", *rest] if rest else [])])
+    return command("stability", first, *(["--compare", *rest] if rest else []))
 
 
 def robustness_command(threats: Sequence[str], runs: Iterable[Evidence]) -> str:
     """Write the command that measures runs under threats."""
-    words = ["timestepper", "robustness", *(run.folder for run in runs)]
+    words = ["robustness", *(run.folder for run in runs)]
     if threats != [GaussianNoise.name]:  # Which is what it measures by itself.
         words += ["--threat", *threats]
-    return shlex.join(words)
+    return command(*words)
 
 
 def missing_runs(missing: Sequence[Evidence], of: int, command: str) -> Missing:

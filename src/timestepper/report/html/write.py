@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +19,7 @@ from timestepper.report.html.page import Page, render
 from timestepper.report.html.parts import Missing, Section
 from timestepper.report.html.samples import Samples, classify
 from timestepper.training.build import build_data, build_network
+from timestepper.training.commands import command
 from timestepper.training.configuration import Configuration
 from timestepper.training.run import Run
 from timestepper.training.trained import Trained, load_trained
@@ -75,7 +75,7 @@ def write_report(
     page = Page(
         title=f"{len(runs)} runs" if several else runs[0].name,
         sections=_several(runs) if several else _one(runs[0], trained),
-        command=shlex.join(["timestepper", "report", *(run.folder for run in runs)]),
+        command=command("report", *(run.folder for run in runs)),
         version=__version__,
         refresh=refresh,
     )
