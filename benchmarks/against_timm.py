@@ -4,8 +4,9 @@ The same network, precision, memory format, batch size and images for all; each 
 own, one after the other, the order turned round by round. Trainings are short and rounds many, as
 shared machines change their speed by the minute. Of each training the last epoch counts, with all
 that its loop does (data, forward, backward, optimizer, metrics), without the evaluation. Images are
-32×32, and not augmented by timm (``--no-aug``), which spares it work that ours does. timm's script
-is no part of its package: it is ``train.py`` of its repository.
+32×32, cropped and flipped by both: timm's crops are resized, ours padded. timm also trains without
+any augmentation, which spares it work that ours does. timm's script is no part of its package: it
+is ``train.py`` of its repository.
 
     python benchmarks/against_timm.py --script train.py --data-dir DIR --output FILE.csv
 
@@ -22,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -37,10 +39,16 @@ SIZE = 32
 EPOCHS = 2
 RATE = re.compile(r"Train: +(\d+) .*\( *[\d.]+s, +([\d.]+)/s\)")
 """What timm prints of an epoch so far: number, and mean images per second in brackets."""
+AUGMENTATIONS = {
+    "timm's train.py": ("--color-jitter", "0"),
+    "timm's train.py, no augmentation": ("--no-aug",),
+}
+"""What timm's script is told beside the settings; crops and flips are its defaults."""
 COLUMNS = (
     Column("trained_by", "trained by", text=True),
     Column("images_per_second", "images/s", decimals=0),
     Column("over_timm", "over timm", decimals=2),
+    Column("over_timm_no_aug", "over timm, no augmentation", decimals=2),
     Column("rounds", "images/s, round by round", text=True),
 )
 
@@ -63,7 +71,9 @@ def link_images(source: Path, target: Path, images: int) -> None:
                 (target / split / of_class.name / image.name).symlink_to(image.resolve())
 
 
-def by_timm(script: Path, data_dir: Path, workers: int, folder: Path) -> float:
+def by_timm(
+    script: Path, augmentation: Sequence[str], data_dir: Path, workers: int, folder: Path
+) -> float:
     """Train with timm's script."""
     options = {
         "data-dir": data_dir,
@@ -80,7 +90,8 @@ def by_timm(script: Path, data_dir: Path, workers: int, folder: Path) -> float:
         "output": folder,
     }
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    printed = run([sys.executable, str(script), *words, "--amp", "--channels-last", "--no-aug"])
+    words += ["--amp", "--channels-last", *augmentation]
+    printed = run([sys.executable, str(script), *words])
     rates = [float(rate) for epoch, rate in RATE.findall(printed) if int(epoch) == EPOCHS - 1]
     return rates[-1]
 
@@ -131,22 +142,27 @@ def main() -> None:
         images = Path(folder) / "images"
         link_images(options.data_dir, images, options.images)
         sides: dict[str, Callable[[Path], float]] = {
-            "timm's train.py": lambda run: by_timm(options.script, images, options.workers, run),
-            "timestepper train, plain network": lambda run: by_us("none", images, run),
-            "timestepper train, lstm": lambda run: by_us("lstm", images, run),
+            **{
+                name: partial(by_timm, options.script, words, images, options.workers)
+                for name, words in AUGMENTATIONS.items()
+            },
+            "timestepper train, plain network": partial(by_us, "none", images),
+            "timestepper train, lstm": partial(by_us, "lstm", images),
         }
         rates: dict[str, list[float]] = {side: [] for side in sides}
         for turn in range(options.rounds):
             names = list(sides)
-            for number, name in enumerate(names[turn % 3 :] + names[: turn % 3]):
+            for number, name in enumerate(names[turn % len(names) :] + names[: turn % len(names)]):
                 rates[name].append(sides[name](Path(folder) / f"run-{turn}-{number}"))
                 print(f"round {turn + 1}: {name}: {rates[name][-1]:,.0f} images/s", flush=True)
-    first, *_ = sides
     rows = [
         (
             side,
             statistics.median(found),
-            statistics.median(a / b for a, b in zip(found, rates[first], strict=True)),
+            *(
+                statistics.median(a / b for a, b in zip(found, rates[other], strict=True))
+                for other in AUGMENTATIONS
+            ),
             " ".join(f"{rate:.0f}" for rate in found),
         )
         for side, found in rates.items()
