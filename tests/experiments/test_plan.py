@@ -53,6 +53,67 @@ def test_paper_scale_is_the_papers_protocol(name):
                 assert getattr(each.configuration, field.name) == getattr(protocol, field.name)
 
 
+def test_methods_are_what_they_are_called():
+    told = {}
+    for method in read_methods().values():
+        settings = method.settings
+        variant = settings.get("network", {}).get("options", {}).get("variant")
+        assert settings.keys() == {"stepping"} | ({"network"} if variant else set())
+        told[method.label] = settings["stepping"]["controller"], variant
+    assert told == {
+        "plain": ("none", None),
+        "TSC_LSTM": ("lstm", None),
+        "lstm+": ("lstm+", None),
+        "TSC_2fc": ("2fc", None),
+        "TSC_indp": ("indp", None),
+        "Δt = 0.1": (0.1, None),
+        "Δt = 0.01": (0.01, None),
+        "last γ from 0.5": ("none", "half_gamma"),
+        "last γ from 1/√L": ("none", "root_gamma"),
+        "last γ from 0": ("none", "zero_gamma"),
+        "LayerScale": ("none", "layer_scale"),
+        "ReZero": ("none", "rezero"),
+        "SkipInit": ("none", "skip_init"),
+        "squeeze-excitation": ("none", "squeeze_excitation"),
+        "stochastic depth": ("none", "stochastic_depth"),
+    }
+
+
+RESNET50 = {"ResNet-50": "resnet50_v1"}
+CIFAR56 = {"ResNet-56": "cifar_resnet56"}
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "networks"),
+    [
+        ("table2", "imagenet", RESNET50),
+        (
+            "table3",
+            "imagenet",
+            {
+                "ResNet-18": "resnet18",
+                "ResNet-34": "resnet34",
+                "ResNet-101": "resnet101_v1",
+                "ResNeXt-50": "resnext50_32x4d_v1",
+                "ResNeXt-101": "resnext101_32x4d_v1",
+                "SENet-50": "seresnet50_v1",
+                "SENet-101": "seresnet101_v1",
+            }
+            | RESNET50,
+        ),
+        ("table4", "imagenet", {"ResNet-101": "resnet101_v1"} | RESNET50),
+        ("figure3", "imagenet", RESNET50),
+        ("figure4", "cifar10", CIFAR56),
+    ],
+)
+def test_paper_scale_has_the_papers_networks(name, protocol, networks):
+    paper = read_study(name).paper
+    assert paper.protocols == (protocol,)
+    assert paper.networks == networks
+    # Of timm's networks, whose last γ would start at 0 otherwise.
+    assert paper.options == ({"zero_init_last": False} if protocol == "imagenet" else {})
+
+
 def test_figure5_has_the_papers_depths():
     names = list(read_study("figure5").paper.networks.values())
     assert names == [f"cifar_resnet{d}" for d in (32, 56, 110, 146, 290, 362, 506)]

@@ -245,6 +245,25 @@ def test_no_output_comes_from_all_steps():
         gradient_flow(network, images, torch.tensor([1]))
 
 
+class Blend(Block):
+    def __init__(self, width, *, alpha=1, pooled=False):
+        super().__init__(width)
+        self.alpha, self.pooled = alpha, pooled
+
+    def forward(self, x):
+        branch = self.body(x.mean((2, 3), keepdim=True) if self.pooled else x)
+        return torch.add(x, branch, alpha=self.alpha)
+
+
+@pytest.mark.parametrize("options", [{"alpha": 3}, {"pooled": True}])
+def test_sums_that_are_no_euler_step_are_refused(options):
+    branch = Branch("0", "s", ("0.body.0", "0.body.2"), ("0.body.2",))
+    images = torch.randn(1, 3, 8, 8)
+    assert len(unroll(nn.Sequential(Blend(3)).eval(), images, [branch]).steps) == 1
+    with pytest.raises(StabilityError, match=r"^branch 0 joins the state by a sum with a factor"):
+        unroll(nn.Sequential(Blend(3, **options)).eval(), images, [branch])
+
+
 def test_refusals():
     images = torch.randn(1, 3, 8, 8)
     network = nn.Sequential(Block(3), nn.Flatten(), nn.Linear(192, 2))

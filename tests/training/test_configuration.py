@@ -128,6 +128,8 @@ def test_the_papers_protocols():
     imagenet = read_configuration(find_recipe("imagenet"))
     assert (imagenet.epochs, imagenet.batch_size) == (100, 256)
     assert imagenet.schedule == ScheduleConfiguration("step", (0.3, 0.6, 0.9), 0.1)
+    assert imagenet.optimizer == OptimizerConfiguration(0.1, 0.9, True, 1e-4)
+    assert imagenet.stepping == SteppingConfiguration("lstm")
 
 
 def test_values_of_every_kind_survive_writing_and_reading(tmp_path):

@@ -86,7 +86,9 @@ def crop_box(height: int, width: int, source: torch.Generator) -> tuple[int, int
 
 
 def random_crop(image: Image, side: int, source: torch.Generator) -> Tensor:
-    """Resize a random box of an image or its mirror image to a square (paper, on ImageNet).
+    """Resize a random box of an image or its mirror image to a square.
+
+    The paper crops images of ImageNet to such a square, too, and does not say from which size.
 
     Args:
         image: a PIL image.

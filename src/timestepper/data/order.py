@@ -14,7 +14,8 @@ def generator(*key: int) -> torch.Generator:
     """Make a CPU generator whose numbers depend on nothing but the key.
 
     Args:
-        *key: whole numbers, by convention seed, epoch, purpose and perhaps the image's number.
+        *key: whole numbers, by convention seed, epoch, purpose and perhaps the image's number. Of
+            equal length, and below 2**32, keys that differ give different generators.
 
     Returns:
         A generator of its own, far apart from those of neighbouring keys.

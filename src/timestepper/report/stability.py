@@ -20,6 +20,7 @@ from timestepper.report.names import literal, power_of_ten
 from timestepper.report.pictures import save
 from timestepper.report.styles import legend_columns
 from timestepper.stability import Stability, StageStability
+from timestepper.stability.amplification import LOCAL_TOLERANCE
 
 PANELS_PER_ROW = 3
 
@@ -144,7 +145,8 @@ def plot_eigenvalues(measured: Mapping[str, Stability], path: Path) -> None:
                 values.real, values.imag, s=14, color=colours(number / last), edgecolors="none"
             )
             plain += bool(step.eigenvalues)
-            unstable += max(map(abs, step.eigenvalues), default=0.0) > 1
+            # Where J is singular 1 is an eigenvalue, which may come out as a little more.
+            unstable += max(map(abs, step.eigenvalues), default=0.0) > 1 + LOCAL_TOLERANCE
         axes.set_title(
             f"{literal(name)}\noutside the circle: {unstable} of {plain} steps", fontsize="medium"
         )

@@ -260,6 +260,11 @@ class UnrolledNetwork:
             has_sum |= len(ends) > 1
             if len(ends) != 1 or len(others) != 1:
                 continue
+            if not operation.plain_sum:
+                raise StabilityError(
+                    f"branch {branch.name} joins the state by a sum with a factor (alpha) or of "
+                    "another shape: write x + f, with f of the shape of x"
+                )
             state = operation
             consumers = [operations[i] for i in operation.consumers]
             if len(consumers) == 1 and consumers[0].kind in HOMOGENEOUS:
