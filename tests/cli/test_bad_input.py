@@ -361,3 +361,16 @@ def test_what_can_not_be_timed(refuse):
     assert "depth 21 is not 6n + 2" in refuse("bench", "--network.name", "cifar_resnet21")
     assert "no residual branch was found in VGG" in refuse("bench", "--network.name", "timm/vgg11")
     assert "data set 'cifar10' was not found" in refuse("bench", "--data.name", "cifar10")
+
+
+def test_no_average_of_weights_that_layers_share(refuse):
+    said = refuse(
+        *("train", "--network.name", "timm/coat_tiny", "--stepping.controller", "none"),
+        *("--network.options.img_size", "32", "--data.image_size", "32"),
+        *("--accelerator", "cpu", "--ema_decay", "0.9"),
+    )
+    assert "ema_decay is not for networks whose layers share weights (cpe1.proj.weight and" in said
+
+
+def test_empty_folder(refuse):
+    assert refuse("train", "--folder", "") == "--folder is empty; name a folder or leave it out"

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 import timestepper
 from timestepper.cli import COMMANDS, main
+from timestepper.cli import bench as bench_command
 from timestepper.cli import demo as demo_command
 from timestepper.training.configuration import Configuration
+from timestepper.training.interruption import Interrupted
 
 TINY = ["--network.name", "cifar_resnet8", "--epochs", "1", "--accelerator", "cpu"]
 
@@ -234,6 +236,19 @@ def test_bench(capsys):
     assert re.search(r"training with step sizes +│ +[\d,]+ images/s │", shown)
     assert "hardware: " in shown
     assert not list(Path().iterdir())
+
+
+def test_bench_times_the_kernels_that_train(monkeypatch):
+    seen = []
+
+    def measure(*_):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        raise Interrupted(2, "enough")
+
+    monkeypatch.setattr(bench_command, "measure_speed", measure)
+    for wanted in ("true", "false"):
+        assert main(["bench", *TINY[:2], "--deterministic", wanted]) == 130
+    assert seen == [True, False]
 
 
 def test_bench_takes_the_images_of_a_recipe(capsys):

@@ -19,6 +19,7 @@ RESUME = "timestepper train --resume 'runs/my run'"
 
 def test_a_shell_takes_the_words_apart():
     folders = [Path("runs/my run"), Path("it's"), Path("$HOME;"), Path("plain")]
+    assert shlex.split(resuming(Path("-x")))[3:] == ["./-x"]
     assert shlex.split(resuming(*folders))[3:] == [str(folder) for folder in folders]
     assert resuming(folders[0]) == RESUME
     assert command("report", Path("plain")) == "timestepper report plain"

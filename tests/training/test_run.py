@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from trainings import TINY, checkpoint, interrupt, start
 
 from timestepper import data, networks
@@ -118,6 +119,16 @@ def test_folded_weights_are_the_averaged_ones_where_there_is_an_average():
         assert torch.equal(network(images), plain(images))
         network.load_state_dict(state["network"])
         assert not torch.equal(network(images), plain(images))
+
+
+def test_weights_that_layers_share_are_written_for_each(tmp_path):
+    layer = nn.Conv2d(2, 3, 3)
+    layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
+    write_weights(nn.Sequential(layer, layer), tmp_path / "weights.safetensors")
+    written = load_file(tmp_path / "weights.safetensors")
+    assert written.keys() == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    for name, tensor in written.items():
+        assert torch.equal(tensor, getattr(layer, name[2:]))
 
 
 def test_average_is_the_formula(monkeypatch):

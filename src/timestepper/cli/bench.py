@@ -14,7 +14,8 @@ from timestepper.cli.parser import CommandParser
 from timestepper.errors import ConfigurationError
 from timestepper.provenance import provenance
 from timestepper.speed import Speed, measure_speed
-from timestepper.training.interruption import Interrupted
+from timestepper.training.determinism import deterministic_kernels
+from timestepper.training.interruption import Interrupted, stopped_at_once
 from timestepper.training.recipes import add_configuration, to_configuration
 
 EXAMPLES = (
@@ -22,6 +23,7 @@ EXAMPLES = (
     "timestepper bench --network.name cifar_resnet56 --precision bf16-mixed --channels_last true",
     "timestepper bench --network.name timm/resnet50 --data.image_size 224 --batch_size 8",
 )
+STOPPED = "stopped; nothing was measured"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,11 +47,16 @@ def run(parser: CommandParser, parsed: Namespace) -> int:
             "name a controller"
         )
     console = Console()
-    with tempfile.TemporaryDirectory() as folder, console.status("measuring"):
+    with (
+        stopped_at_once(STOPPED),
+        tempfile.TemporaryDirectory() as folder,
+        console.status("measuring"),
+        deterministic_kernels(configuration.deterministic),
+    ):
         try:
             speed = measure_speed(configuration, parsed.rounds, Path(folder))
         except Interrupted as stop:  # There is nothing to go on from.
-            raise Interrupted(stop.number, "stopped; nothing was measured") from None
+            raise Interrupted(stop.number, STOPPED) from None
     name = f"{configuration.network.name}, {configuration.stepping.controller}"
     console.print(_table(name, speed))
     for line in provenance(speed.device, command="timestepper bench")[1:]:

@@ -88,12 +88,15 @@ def _new(parser: CommandParser, parsed: Namespace) -> list[Training]:
     if any(word.partition("=")[0] == "--seed" for word in parser.given):
         raise ConfigurationError("--seed and --seeds can't go together; leave one of them out")
     _require_different("--seeds", parsed.seeds)
-    folders = {s: parsed.folder and f"{Path(parsed.folder)}-{s}" for s in parsed.seeds}
+    folder = parsed.folder
+    folders = {s: None if folder is None else f"{Path(folder)}-{s}" for s in parsed.seeds}
     return [_training(replace(configuration, seed=s), folder) for s, folder in folders.items()]
 
 
 def _training(configuration: Configuration, folder: str | None) -> Training:
-    run = Run(Path(folder or default_folder(configuration)))
+    if folder == "":
+        raise ConfigurationError("--folder is empty; name a folder or leave it out")
+    run = Run(Path(default_folder(configuration) if folder is None else folder))
     return Training(run, configuration, resume=_is_started_again(run, configuration))
 
 

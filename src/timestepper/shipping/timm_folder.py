@@ -9,7 +9,7 @@ from typing import cast
 from safetensors import SafetensorError
 
 from timestepper.data.file_split import FileSplit
-from timestepper.errors import ShippingError
+from timestepper.errors import ShippingError, first_line
 from timestepper.networks import split_version
 from timestepper.shipping.agreement import require_equal
 from timestepper.shipping.elsewhere import outputs_elsewhere
@@ -76,8 +76,7 @@ class TimmFolder(Format):
                 safe_serialization=True,
             )
         except (ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ShippingError(f"timm can't write this network: {reason}") from error
+            raise ShippingError(f"timm can't write this network: {first_line(error)}") from error
         # safetensors leaves its file readable to its owner alone.
         shutil.copymode(path / "config.json", path / "model.safetensors")
 

@@ -12,7 +12,12 @@ def command(*words: str | Path) -> str:
     Args:
         *words: what comes after ``timestepper``.
     """
-    return shlex.join(["timestepper", *map(str, words)])
+    return shlex.join(["timestepper", *map(_word, words)])
+
+
+def _word(word: str | Path) -> str:
+    """Keep a path that begins with a dash from being read as an option."""
+    return f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
 
 
 def resuming(*folders: Path) -> str:

@@ -54,7 +54,11 @@ def write_weights(network: nn.Module, path: Path) -> None:
         network: plain.
         path: the file.
     """
-    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Weights that several layers share are written for each: the format has no references.
+    state = {
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     write_atomically(path, to_safetensors(state, {"format": "pt"}))
 
 

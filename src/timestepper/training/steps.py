@@ -11,6 +11,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from timestepper.data import DataSet
+from timestepper.errors import ConfigurationError
 from timestepper.training.build import build_module, build_network, build_penalty, captures_steps
 from timestepper.training.captured import CapturedStep
 from timestepper.training.configuration import Configuration
@@ -34,6 +35,8 @@ class Steps:
         self.fabric = fabric
         self.network = build_network(configuration, images).to(fabric.device)
         decay = configuration.ema_decay
+        if decay is not None:
+            _require_own_weights(self.network)
         self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
         self.penalty = build_penalty(configuration, self.network, images)
         self.last_penalty: Tensor | None = None
@@ -117,3 +120,19 @@ class Steps:
         with self.fabric.autocast():
             outputs: Tensor = self.network(inputs)
         return outputs.float()
+
+
+def _require_own_weights(network: nn.Module) -> None:
+    """Refuse a network whose average timm would move several times a step.
+
+    Raises:
+        ConfigurationError: layers share weights.
+    """
+    tensors = network.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    for name, tensor in tensors.items():
+        if first[id(tensor)] != name:
+            raise ConfigurationError(
+                f"ema_decay is not for networks whose layers share weights ({first[id(tensor)]} "
+                f"and {name} are one), which would be averaged more than once a step; leave it out"
+            )
