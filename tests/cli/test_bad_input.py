@@ -37,6 +37,8 @@ def refuse(capsys):
 SETTINGS = {
     ("--optimzer.lr", "0.1"): "there is no setting 'optimzer.lr'; did you mean 'optimizer.lr'",
     ("--epoch", "3"): "there is no setting 'epoch'; did you mean 'epochs'",
+    ("--lr", "0.1"): "there is no setting 'lr'; did you mean 'optimizer.lr'?",
+    ("--learning_rate", "0.1"): "there is no setting 'learning_rate'; did you mean 'optimizer.lr'",
     ("--epochs", "many"): "epochs is 'many'; it must be a whole number",
     ("--epochs", "1.5"): "epochs is '1.5'; it must be a whole number",
     ("--epochs", "0"): "epochs is 0; it must be at least 1",
@@ -374,3 +376,9 @@ def test_no_average_of_weights_that_layers_share(refuse):
 
 def test_empty_folder(refuse):
     assert refuse("train", "--folder", "") == "--folder is empty; name a folder or leave it out"
+
+
+def test_settings_in_front_of_a_recipe_are_heeded(refuse):
+    for recipe in (["--recipe", "smoke"], ["--recipe=smoke"]):
+        said = refuse("train", "--network.name", "timm/vgg11", *recipe, "--epochs", "2")
+        assert "no residual branch was found in VGG" in said

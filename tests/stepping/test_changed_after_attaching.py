@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 import timestepper
 from timestepper.errors import AttachedError, ConfigurationError, FoldError, StateError
@@ -212,3 +213,13 @@ def test_torch_func(controller, pictures):
     (gradient,) = torch.autograd.grad(network.layer1(inside).sum(), inside)
     found = torch.func.grad(lambda z: network.layer1(z).sum())(inside.detach())
     torch.testing.assert_close(found, gradient)
+
+
+@pytest.mark.parametrize(
+    "function", [timestepper.fold, timestepper.step_sizes, timestepper.evolution_time]
+)
+def test_what_wraps_an_attached_network_is_refused_by_its_place(network, function):
+    wrapper = AveragedModel(network)
+    said = r"^AveragedModel has no step sizes of its own, .*: name that, \.module$"
+    with pytest.raises(AttachedError, match=said):
+        function(wrapper)

@@ -13,7 +13,7 @@ from importlib import import_module
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from timestepper import __version__
-from timestepper.cli.parser import CommandParser
+from timestepper.cli.parser import CommandParser, recipes_first
 from timestepper.errors import TimestepperError, did_you_mean, one_line
 from timestepper.files import is_text
 from timestepper.training.interruption import Interrupted
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if name == named:
             command, chosen = import_module(f"timestepper.cli.{name}"), own
-            own.given = given[given.index(named) + 1 :]
+            own.given = recipes_first(given[given.index(named) + 1 :])
+            given[given.index(named) + 1 :] = own.given
             own.epilog = "examples:\n" + "\n".join(f"  {line}" for line in command.EXAMPLES)
             command.add_arguments(own)
         commands.add_subcommand(name, own, help=summary)

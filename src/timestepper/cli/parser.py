@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jsonargparse import ArgumentParser
+
+RECIPE = "--recipe"
 
 
 class CommandParser(ArgumentParser):
@@ -17,3 +21,17 @@ class CommandParser(ArgumentParser):
     def settings(self) -> set[str]:
         """Name the settings that were given, some perhaps with their default's value."""
         return set(self.parse_args(self.given, defaults=False).keys())
+
+
+def recipes_first(words: Sequence[str]) -> list[str]:
+    """Put recipes in front of settings, which are to change them wherever they stand.
+
+    Args:
+        words: a command's arguments.
+    """
+    recipes: list[str] = []
+    others: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        is_recipe = RECIPE in (before, word) or word.startswith(f"{RECIPE}=")
+        (recipes if is_recipe else others).append(word)
+    return recipes + others

@@ -96,7 +96,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--output",
         type=str | None,
         metavar="FOLDER",
-        help="folder for CSV, Markdown and PNG of each threat; by default robustness in the first "
+        help="folder for table and curve of each threat; by default robustness in the first "
         "run's folder",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")

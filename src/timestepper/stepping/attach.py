@@ -263,7 +263,13 @@ def stepping_of(network: nn.Module) -> TimeStepping:
     """
     stepping = getattr(network, "time_stepping", None)
     if not isinstance(stepping, TimeStepping):
-        raise AttachedError("the network has no step sizes: call timestepper.attach(network) first")
+        inside = next((n for n, m in network.named_modules() if isinstance(m, TimeStepping)), None)
+        raise AttachedError(
+            "the network has no step sizes: call timestepper.attach(network) first"
+            if inside is None
+            else f"{type(network).__name__} has no step sizes of its own, but what is inside has: "
+            f"name that, .{inside.rpartition('.')[0]}"
+        )
     stepping.require_own_controllers()
     for stage in stepping.stages:
         stage.require_inside(network)

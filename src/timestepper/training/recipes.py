@@ -20,6 +20,8 @@ PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
 MALFORMED = (argparse.ArgumentError, TypeError, ValueError, OSError)
 """What the parser raises for a file that it can't read or accept."""
+SYNONYMS = {"learning_rate": "lr"}
+"""What others call settings that are not near in letters."""
 
 
 def list_recipes() -> list[str]:
@@ -184,7 +186,11 @@ def explain(error: Exception, parser: ArgumentParser) -> str:
 
 
 def _unknown(key: str, settings: list[str]) -> str:
-    return f"there is no setting '{key}'{did_you_mean(key, settings)}"
+    last = key.rpartition(".")[2]
+    last = SYNONYMS.get(last, last)
+    same = [setting for setting in settings if setting.rpartition(".")[2] == last]
+    hint = did_you_mean(same[0], same) if same else did_you_mean(key, settings)
+    return f"there is no setting '{key}'{hint}"
 
 
 def _describe(kind: str) -> str:
