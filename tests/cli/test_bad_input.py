@@ -380,5 +380,5 @@ def test_empty_folder(refuse):
 
 def test_settings_in_front_of_a_recipe_are_heeded(refuse):
     for recipe in (["--recipe", "smoke"], ["--recipe=smoke"]):
-        said = refuse("train", "--network.name", "timm/vgg11", *recipe, "--epochs", "2")
-        assert "no residual branch was found in VGG" in said
+        said = refuse("train", "--network.name", "cifar_resnet21", *recipe, "--epochs", "2")
+        assert "depth 21 is not 6n + 2" in said
