@@ -308,3 +308,12 @@ def test_original_bottlenecks_are_refused_by_name(timm_run):
     named = replace(trained.configuration, network=NetworkConfiguration("resnet50_v1"))
     with pytest.raises(ShippingError, match=r"timm builds no resnet50_v1.*--to safetensors"):
         TimmFolder().require(replace(trained, configuration=named))
+
+
+def test_timm_is_given_no_weights_that_layers_share(timm_run):
+    trained = load_trained(Run(Path(timm_run)))
+    shared = nn.Sequential(trained.network, trained.network)
+    with pytest.raises(
+        ShippingError, match=r"share weights \(0\.\S+ and 1\.\S+ are one\); ship it"
+    ):
+        TimmFolder().require(replace(trained, network=shared))

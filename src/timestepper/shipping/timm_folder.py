@@ -14,6 +14,7 @@ from timestepper.networks import split_version
 from timestepper.shipping.agreement import require_equal
 from timestepper.shipping.elsewhere import outputs_elsewhere
 from timestepper.shipping.parcel import Format, Parcel
+from timestepper.training.folded import shared_weights
 from timestepper.training.trained import Trained
 
 LOAD = """
@@ -39,13 +40,18 @@ class TimmFolder(Format):
     library = "timm"
 
     def require(self, trained: Trained) -> None:
-        """Refuse original bottlenecks too: on small images outputs alone may not tell them."""
+        """Refuse shared weights, and original bottlenecks: small images may not tell them."""
         super().require(trained)
         name = trained.configuration.network.name
         if split_version(name)[1] == "v1":
             raise ShippingError(
                 f"timm builds no {name}, only today's form of it, with the strides elsewhere; "
                 "ship it with --to safetensors, onnx or export"
+            )
+        if shared := shared_weights(trained.network):
+            raise ShippingError(
+                f"timm writes no network whose layers share weights ({shared[0]} and {shared[1]} "
+                "are one); ship it with --to safetensors, onnx or export"
             )
 
     def write(self, parcel: Parcel, path: Path) -> None:

@@ -62,6 +62,15 @@ def write_weights(network: nn.Module, path: Path) -> None:
     write_atomically(path, to_safetensors(state, {"format": "pt"}))
 
 
+def shared_weights(network: nn.Module) -> tuple[str, str] | None:
+    """Name two places of a network that have one tensor, if there are such."""
+    first: dict[int, str] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if first.setdefault(id(tensor), name) != name:
+            return first[id(tensor)], name
+    return None
+
+
 def load_plain(configuration: Configuration, images: DataSet, path: Path) -> nn.Module:
     """Build a run's network without step sizes and load folded weights into it.
 

@@ -16,6 +16,7 @@ from timestepper.training.build import build_module, build_network, build_penalt
 from timestepper.training.captured import CapturedStep
 from timestepper.training.configuration import Configuration
 from timestepper.training.evaluation import Meter
+from timestepper.training.folded import shared_weights
 from timestepper.training.not_finite import Guard
 from timestepper.training.optimizer import build_optimizer, set_learning_rate
 from timestepper.training.sync_batch_norm import share_statistics
@@ -35,8 +36,11 @@ class Steps:
         self.fabric = fabric
         self.network = build_network(configuration, images).to(fabric.device)
         decay = configuration.ema_decay
-        if decay is not None:
-            _require_own_weights(self.network)
+        if decay is not None and (names := shared_weights(self.network)):
+            raise ConfigurationError(
+                f"ema_decay is not for networks whose layers share weights ({names[0]} and "
+                f"{names[1]} are one), which would be averaged more than once a step; leave it out"
+            )
         self.ema = None if decay is None else ModelEmaV3(self.network, decay=decay)
         self.penalty = build_penalty(configuration, self.network, images)
         self.last_penalty: Tensor | None = None
@@ -120,19 +124,3 @@ class Steps:
         with self.fabric.autocast():
             outputs: Tensor = self.network(inputs)
         return outputs.float()
-
-
-def _require_own_weights(network: nn.Module) -> None:
-    """Refuse a network whose average timm would move several times a step.
-
-    Raises:
-        ConfigurationError: layers share weights.
-    """
-    tensors = network.state_dict(keep_vars=True)
-    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
-    for name, tensor in tensors.items():
-        if first[id(tensor)] != name:
-            raise ConfigurationError(
-                f"ema_decay is not for networks whose layers share weights ({first[id(tensor)]} "
-                f"and {name} are one), which would be averaged more than once a step; leave it out"
-            )
