@@ -354,6 +354,22 @@ class TransposedWeight(nn.Module):
         return (x.flatten(0, 1) @ self.main.weight).view(x.shape)
 
 
+# Both factors would take the step size.
+SQUARES = [
+    (lambda self, x: (u := self.main(x)).relu() * u, "used elsewhere too .by mul"),
+    (lambda self, x: 0.5 * (u := self.main(x)) * u, "used elsewhere too .by mul"),
+    (
+        lambda self, x: nn.functional.avg_pool2d(u := self.main(x), 3, 1, 1) * u,
+        "used elsewhere too .by mul",
+    ),
+    (lambda self, x: self.main(x) * (g := self.other(x)) + g, "used elsewhere too .by mul"),
+    (
+        lambda self, x: torch.bmm(u := self.main(x).flatten(0, 1), u).view(x.shape),
+        "used elsewhere too .by bmm",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("body", "tokens", "message"),
     [
@@ -381,6 +397,10 @@ class TransposedWeight(nn.Module):
             lambda: Function(lambda self, x: (u := self.main(x)) * u, main=normed()),
             False,
             "ends in mul",
+        ),
+        *(
+            (lambda body=body: Function(body, main=normed(), other=conv()), False, by)
+            for body, by in SQUARES
         ),
         (lambda: Function(lambda self, x: 1 / self.main(x), main=normed()), False, "ends in"),
         (TransposedWeight, True, "ends in"),

@@ -11,11 +11,13 @@ from torch import Tensor
 from timestepper.errors import FoldError
 from timestepper.stepping.branches import READABLE
 from timestepper.stepping.labels import numbered, passed
-from timestepper.stepping.operation import Operation
+from timestepper.stepping.operation import Made, Operation
 from timestepper.stepping.operators import (
     CONCATENATIONS,
     CONVOLUTIONS,
     MATRIX_PRODUCTS,
+    MIXTURES,
+    PRODUCTS,
     as_its_module_does,
 )
 from timestepper.stepping.watch import Trace
@@ -47,6 +49,9 @@ def find_divided(
     """
     labels = dict(scaled)
     _require_inside(trace, labels, name)
+    for operation in map(trace.operations.__getitem__, scaled):
+        if _multiplies_scaled(operation, labels):
+            raise _refuse(operation, name)
     divided: dict[str, str] = {}
     # In order of execution, so that all that goes into an operation is known before it.
     on_the_way = scaled.keys() | set(joins)
@@ -73,16 +78,28 @@ def find_divided(
             result = numbered(operation.shape, 0, single=True)
         # Coming back to the way, a scaled result would count twice.
         if result is None or operation.parameters or operation.index in on_the_way:
-            raise FoldError(
-                f"branch {name}: its result is used elsewhere too (by {operation.short_name} "
-                f"in {operation.module or 'the network itself'}), so a step size there would "
-                "change more than the branch"
-            )
+            raise _refuse(operation, name)
         labels[operation.index] = result
         _require_inside(trace, {operation.index: result}, name)
         for consumer in operation.consumers:
             heapq.heappush(ahead, consumer)
     return divided
+
+
+def _multiplies_scaled(operation: Operation, labels: Mapping[int, Tensor]) -> bool:
+    """Tell whether a product has scaled values on both sides: it would take the step twice."""
+    if operation.kind not in PRODUCTS | MIXTURES:
+        return False
+    sides = [side.operation for side in operation.call.args if isinstance(side, Made)]
+    return sum(side in labels and bool(labels[side].any()) for side in sides) > 1
+
+
+def _refuse(operation: Operation, name: str) -> FoldError:
+    return FoldError(
+        f"branch {name}: its result is used elsewhere too (by {operation.short_name} "
+        f"in {operation.module or 'the network itself'}), so a step size there would "
+        "change more than the branch"
+    )
 
 
 def _require_inside(trace: Trace, labels: Mapping[int, Tensor], name: str) -> None:
