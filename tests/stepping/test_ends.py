@@ -478,6 +478,37 @@ def test_branches_that_share_all_parameters_share_step_sizes():
     assert len(network.state_dict()) == len(plain.state_dict())
 
 
+class TwoStreams(nn.Module):
+    """Both states' branches are parts of one convolution's result."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2 * WIDTH, 1)
+        self.layers = nn.ModuleList(conv(2 * WIDTH, inputs=2 * WIDTH) for _ in range(2))
+
+    def forward(self, images):
+        x, y = self.stem(images).chunk(2, 1)
+        for layer in self.layers:
+            f, g = layer(torch.cat([x, y], 1)).chunk(2, 1)
+            x, y = x + f, y + g
+        return torch.cat([x, y], 1)
+
+
+def test_additions_of_parts_of_one_result_have_step_sizes_of_their_own():
+    torch.manual_seed(0)
+    plain, images = TwoStreams().double(), torch.randn(2, 3, 6, 6).double()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=images)
+    steps = timestepper.step_sizes(network)
+    assert list(steps) == ["layers.0.0", f"layers.0.{WIDTH}", "layers.1.0", f"layers.1.{WIDTH}"]
+    assert list(timestepper.evolution_time(network)) == ["layers"]
+    expected = plain.stem(images)
+    for index, layer in enumerate(plain.layers):
+        step = torch.cat(list(steps.values())[2 * index : 2 * index + 2])
+        expected = expected + step[:, None, None] * layer(expected)
+    torch.testing.assert_close(network(images), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(timestepper.fold(network)(images), expected, rtol=1e-10, atol=1e-12)
+
+
 def blend(self, x):
     return self.gain.sigmoid() * (self.main(x) - x)
 

@@ -112,6 +112,7 @@ def search(
         [branch.name for branch in branches],
         [own_name for *_, own_name in steps],
         [branch.scaled[0] for branch in branches],
+        [_with_first_channel(branch) for branch in branches],
     )
     stages = _stage_names([likeness for _, _, likeness, _ in steps], names)
     named = [
@@ -214,9 +215,10 @@ def _join_shared(
 
     Refused is what puts step sizes into a parameter that is used elsewhere too.
     """
-    groups: dict[Any, list[_Described]] = {}
+    groups: dict[Branch, list[_Described]] = {}
     for finding, branch in described:
-        key = branch.weights, branch.scaled, branch.divided
+        # All but the names: additions may take parts of one result, each with its own step sizes.
+        key = replace(branch, name="", stage="")
         groups.setdefault(key, []).append((finding, branch))
     joined: list[_Described] = []
     refusals: list[FoldError] = []
@@ -236,6 +238,12 @@ def _join_shared(
         else:
             joined.append((finding, branch))
     return joined, refusals
+
+
+def _with_first_channel(branch: Branch) -> str:
+    """Name a branch after what it scales and the first channel of its own."""
+    first, _ = (branch.channels and branch.channels[0]) or (0, 0)
+    return f"{branch.scaled[0]}.{first}"
 
 
 def _distinct(names: Sequence[str], *alternatives: Sequence[str]) -> list[str]:
