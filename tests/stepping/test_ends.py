@@ -623,6 +623,26 @@ def test_branches_that_end_alike_are_one():
     torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
 
 
+def gated_by_a_sum(self, x):
+    u = self.main(x).relu()
+    v = self.other(u)
+    return v * (u + v).sigmoid()
+
+
+def gated_by_the_mean_of_a_sum(self, x):
+    u = self.main(x).relu()
+    v = self.other(u)
+    return v * (u + v).mean((2, 3), keepdim=True).sigmoid()
+
+
+@pytest.mark.parametrize("function", [gated_by_a_sum, gated_by_the_mean_of_a_sum])
+def test_a_sum_within_a_branch_is_not_joined_with_it(function):
+    """Scaling v would give x + Δt·v·sigmoid(u + Δt·v)."""
+    plain, x = make(lambda: Function(function, main=normed(), other=conv()), False)
+    with pytest.raises(FoldError, match="used elsewhere too"):
+        timestepper.attach(plain, example_input=x)
+
+
 @pytest.mark.parametrize(
     ("function", "end"),
     [

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -197,6 +198,9 @@ def _describe(found: Sequence[Finding]) -> tuple[list[_Described], list[FoldErro
             except FoldError:
                 same = [f for f in found if f is not finding and f.ends & finding.ends]
                 if not all(f.ends == finding.ends for f in same) or not same:
+                    raise
+                # A sum within another's body is a part of it, and no step beside it.
+                if any(one.feeds(other) for one, other in permutations([finding, *same], 2)):
                     raise
                 finding.join(same)
                 branch, way = finding.branch(alone=False)

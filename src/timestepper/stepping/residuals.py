@@ -142,6 +142,11 @@ class Finding:
             return frozenset()
         return frozenset(finder.ends)
 
+    def feeds(self, other: Finding) -> bool:
+        """Tell whether the state that an addition of this one makes goes into another's body."""
+        into = [one.body.ancestors for one in other.together]
+        return any(body >> one.addition.index & 1 for one in self.together for body in into)
+
     def join(self, others: Iterable[Finding]) -> None:
         """Make one branch of this and others that end in the same operations."""
         self.together += [one for finding in others for one in finding.together]
