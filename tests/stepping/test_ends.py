@@ -229,6 +229,11 @@ SINGLE = {
         main=widened(),
         read=conv(1, inputs=1),
     ),
+    "gate of the maximum of all": lambda: Function(
+        lambda self, x: (u := self.main(x)) * self.read(u.amax().view(1, 1, 1, 1)).sigmoid(),
+        main=normed(),
+        read=conv(1, inputs=1),
+    ),
     "sum of unlike channels": lambda: Function(
         lambda self, x: self.one(x) + self.two(x).flip(1), one=normed(), two=normed()
     ),
@@ -384,6 +389,13 @@ SQUARES = [
             ),
             False,
             "used elsewhere too .by mean",
+        ),
+        (
+            lambda: Function(
+                lambda self, x: (u := self.main(x)) * u.amax().sigmoid(), main=normed()
+            ),
+            False,
+            "used elsewhere too .by amax",
         ),
         (tapped, False, "used elsewhere too .by tanh in blocks.0.body"),
         (shared, False, "used 2 times"),

@@ -48,7 +48,8 @@ def passed(trace: Trace, operation: Operation, labels: Tensor) -> Tensor | None:
         return trace.replay(operation, labels)
     if operation.kind in REDUCING:
         first = labels
-        for axis in operation.call.args[1] or range(labels.ndim):
+        args = operation.call.args
+        for axis in (args[1] if len(args) > 1 else ()) or range(labels.ndim):
             first = first.narrow(axis, 0, 1)
         # One result can't hold several factors.
         alike = torch.equal(first.expand_as(labels), labels)
