@@ -635,6 +635,38 @@ def test_branches_that_end_alike_are_one():
     torch.testing.assert_close(timestepper.fold(network)(x), expected, rtol=1e-10, atol=1e-12)
 
 
+SEQUENCES = nn.Conv1d(3, WIDTH, 1), torch.randn(2, 3, 6)
+IMAGE = nn.Conv2d(3, WIDTH, 1), torch.randn(3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("stem", "x", "pool"),
+    [(*SEQUENCES, nn.AvgPool1d(3, 1, 1)), (*IMAGE, nn.AvgPool2d(3, 1, 1))],
+    ids=["sequences", "one image"],
+)
+def test_pooling_of_maps_is_passed(stem, x, pool):
+    body = nn.Sequential(type(stem)(WIDTH, WIDTH, 3, padding=1), pool)
+    plain, x = Network(stem, body).double(), x.double()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    (step,) = timestepper.step_sizes(network).values()
+    assert len(step) == WIDTH
+    state = plain.stem(x)
+    step = step.view(-1, *(1 for _ in state.shape[x.ndim - len(body[0].kernel_size) :]))
+    torch.testing.assert_close(network(x), state + step * body(state), rtol=1e-10, atol=1e-12)
+
+
+def test_pooling_across_channels_takes_one_step_size():
+    """To 2-D pooling, (batch, channels, length) is one image of several channels."""
+    stem, x = SEQUENCES
+    body = nn.Sequential(nn.Conv1d(WIDTH, WIDTH, 3, padding=1), nn.AvgPool2d(3, 1, 1))
+    plain, x = Network(stem, body).double(), x.double()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=x)
+    (step,) = timestepper.step_sizes(network).values()
+    assert len(step) == 1
+    state = plain.stem(x)
+    torch.testing.assert_close(network(x), state + step * body(state), rtol=1e-10, atol=1e-12)
+
+
 def gated_by_a_sum(self, x):
     u = self.main(x).relu()
     v = self.other(u)

@@ -59,8 +59,16 @@ def passed(trace: Trace, operation: Operation, labels: Tensor) -> Tensor | None:
             return None
         return labels.expand(operation.shape)
     if operation.kind in POOLING:
-        channels = labels[(slice(None), slice(None), *(slice(1) for _ in labels.shape[2:]))]
+        # Of (N, C, L), 2-D pooling takes C for a dimension of the map.
+        channels = labels
+        for axis in range(-_map_dimensions(operation), 0):
+            channels = channels.narrow(axis, 0, 1)
         if not torch.equal(channels.expand_as(labels), labels):
             return None
         return channels.expand(operation.shape)
     return None
+
+
+def _map_dimensions(pooling: Operation) -> int:
+    """Count the dimensions that a pooling operation works on, the last ones: 2 of avg_pool2d."""
+    return next(count for count in (1, 2, 3) if f"{count}d" in pooling.kind)

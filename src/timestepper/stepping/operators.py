@@ -19,7 +19,7 @@ MOVING = of_kinds(
     "replication_pad2d.default replication_pad3d.default"
 ) | frozenset([PADDED])
 VIEWS = of_kinds("view.default _unsafe_view.default")
-# Work on each channel's map by itself: dimension 1 of (batch, channels, ...).
+# Work on maps by themselves: the last one, two or three dimensions, as the name says.
 POOLING = of_kinds(
     "avg_pool2d.default avg_pool3d.default _adaptive_avg_pool2d.default "
     "_adaptive_avg_pool3d.default adaptive_max_pool2d.default adaptive_max_pool3d.default "
