@@ -525,6 +525,11 @@ def blend(self, x):
     return self.gain.sigmoid() * (self.main(x) - x)
 
 
+def mixture(x, values):
+    weights = x.flatten(2) @ x.flatten(2).transpose(1, 2)
+    return torch.bmm(weights.softmax(-1), values.flatten(2)).view(x.shape)
+
+
 def beside(self, x):
     return torch.cat([self.main(x[..., :1]), x[..., 1:]], -1)
 
@@ -546,8 +551,18 @@ def beside_in_place_of_all(self, x, step):
             lambda self, x: torch.cat([self.main(x)[:, :3], x[:, 3:]], 1),
             lambda self, x, step: torch.cat([self.main(x)[:, :3] * step, x[:, 3:]], 1),
         ),
+        (
+            lambda self, x: mixture(x, x + self.main(x)),
+            lambda self, x, step: mixture(x, x + step * self.main(x)),
+        ),
     ],
-    ids=["learned blend", "some tokens only", "difference of two ends", "some channels only"],
+    ids=[
+        "learned blend",
+        "some tokens only",
+        "difference of two ends",
+        "some channels only",
+        "attention",
+    ],
 )
 def test_what_is_the_start_s_own_is_not_scaled(function, stepped):
     plain, x = make(
@@ -697,6 +712,7 @@ def test_a_sum_within_a_branch_is_not_joined_with_it(function):
             "ends in cat",
         ),
         (lambda self, x: self.main(x).relu() + self.bias, "add"),
+        (lambda self, x: mixture(x, x + self.main(x)).relu(), "ends in bmm"),
     ],
 )
 def test_the_start_s_own_may_not_meet_what_is_not_linear(function, end):

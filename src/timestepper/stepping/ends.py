@@ -293,7 +293,10 @@ class EndFinder:
 
     def _mixture(self, operation: Operation) -> Tensor:
         """Take the factor through the values that attention weighs, whatever its weights are."""
-        values = self._go_back(self.trace.operations[operation.call.args[1].operation])
+        source = operation.call.args[1].operation
+        values = self._go_back(self.trace.operations[source])
+        if source in self.mixed:
+            self.mixed.add(operation.index)
         row = values.narrow(-2, 0, 1)
         if not torch.equal(row.expand_as(values), values):
             raise self._refuse(operation)
