@@ -216,6 +216,10 @@ IMAGES = {
     "parts put together again": lambda: Function(
         lambda self, x: torch.cat(self.main(x).split(2, 1), 1), main=normed()
     ),
+    "linear layer as a convolution": lambda: Function(
+        lambda self, x: nn.functional.conv2d(x, self.main.weight[..., None, None], self.main.bias),
+        main=nn.Linear(WIDTH, WIDTH),
+    ),
     "group norm": lambda: nn.Sequential(conv(), nn.GroupNorm(2, WIDTH)),
 }
 SINGLE = {
@@ -416,6 +420,16 @@ SQUARES = [
         ),
         (lambda: Function(lambda self, x: 1 / self.main(x), main=normed()), False, "ends in"),
         (TransposedWeight, True, "ends in"),
+        (
+            lambda: Function(
+                lambda self, x: nn.functional.conv2d(
+                    x, self.main.weight.transpose(0, 1), padding=1
+                ),
+                main=conv(bias=False),
+            ),
+            False,
+            "ends in convolution",
+        ),
     ],
 )
 def test_what_does_not_fold_is_refused(body, tokens, message):

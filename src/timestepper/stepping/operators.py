@@ -61,17 +61,22 @@ CHANNELS_SECOND = CONVOLUTIONS | of_kinds(
 
 def as_its_module_does(operation: Operation, module: nn.Module) -> bool:
     """Tell whether a weight is used as its module would, with its rows for results."""
-    if operation.kind in CONVOLUTIONS:
-        return bool(operation.call.args[6]) == isinstance(module, TRANSPOSED)
-    if operation.kind not in MATRIX_PRODUCTS:
+    is_convolution = operation.kind in CONVOLUTIONS
+    if not is_convolution and operation.kind not in MATRIX_PRODUCTS:
         return True
-    matrix = operation.call.args[-1]
+    used = operation.call.args[1 if is_convolution else -1]
     weight = module.weight
     assert isinstance(weight, Tensor)
+    if not isinstance(used, Tensor):  # The pass made it; the parameter is something else.
+        return False
+    if is_convolution:
+        # The kernel may be seen in another shape: a linear layer's as 1×1.
+        alike = used.shape[:2] == weight.shape[:2] and used.stride()[:2] == weight.stride()[:2]
+        return alike and bool(operation.call.args[6]) == isinstance(module, TRANSPOSED)
     if weight.ndim != 2:  # A 1×1 convolution's, say.
         return False
     transposed = weight.t()
-    return bool(matrix.shape == transposed.shape and matrix.stride() == transposed.stride())
+    return bool(used.shape == transposed.shape and used.stride() == transposed.stride())
 
 
 def has_other_bias(operation: Operation, owner: str) -> bool:
