@@ -238,6 +238,15 @@ def sequential(*modules):
     return nn.Sequential(nn.Conv2d(3, 4, 1), Residual())
 
 
+class SkipOver(nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, x):
+        return x + self.blocks(x)
+
+
 def test_sequential_network_still_runs():
     network = sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)).eval()
     plain = network(torch.ones(1, 3, 8, 8))
@@ -288,3 +297,21 @@ def test_default_devices_do_not_matter():
     expected = timestepper.find_branches(network)
     with torch.device("meta"):  # stands for torch.set_default_device("cuda")
         assert timestepper.find_branches(network) == expected
+
+
+def test_a_skip_over_very_many_blocks():
+    """Each block's addition is one more operation that the outer branch is followed through."""
+    depth = 400
+    blocks = nn.Sequential(*(sequential(nn.Conv2d(4, 4, 1))[1] for _ in range(depth)))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), SkipOver(blocks)).double()
+    images = torch.randn(1, 3, 2, 2).double()
+    with pytest.raises(FoldError, match=r"ends in add .*more operations than can be followed"):
+        timestepper.attach(network, example_input=images)
+    branches = timestepper.find_branches(network, images, skip_unfoldable=True)
+    assert len(branches) == depth
+    expected = state = network[0](images)
+    for block in blocks:
+        state = state + 0.5 * block.body(state)
+    expected = expected + state
+    timestepper.attach(network, 0.5, branches=branches)
+    torch.testing.assert_close(network(images), expected, rtol=1e-10, atol=1e-12)

@@ -21,7 +21,7 @@ from timestepper.errors import FoldError
 from timestepper.stepping.branches import BY_HOOKS, Branch
 from timestepper.stepping.factors import SCALABLE, check_scalable
 from timestepper.stepping.gates import find_divided
-from timestepper.stepping.labels import numbered, passed
+from timestepper.stepping.labels import before_views, numbered, passed
 from timestepper.stepping.operation import Operation
 from timestepper.stepping.operators import (
     ADDITIONS,
@@ -35,7 +35,6 @@ from timestepper.stepping.operators import (
     MOVING,
     PASSING,
     PRODUCTS,
-    VIEWS,
     as_its_module_does,
     has_other_bias,
 )
@@ -156,7 +155,13 @@ class EndFinder:
     def go_back(self) -> None:
         """Find what is to be scaled, without a look at what else reads it."""
         for body in self.bodies:
-            self._go_back(self.trace.operations[body])
+            operation = self.trace.operations[body]
+            try:
+                self._go_back(operation)
+            except RecursionError:
+                raise self._refuse(
+                    operation, "after more operations than can be followed"
+                ) from None
 
     def _require_alike(self) -> None:
         """Make sure that what is added to one state takes one step size in each channel."""
@@ -313,7 +318,7 @@ class EndFinder:
             source = operation
             if operation.kind in ADDITIONS and parameter == "bias" and len(operation.inputs) == 1:
                 # A linear layer may come as a product and a sum.
-                source = self._before_views(operation)
+                source = before_views(self.trace, operation)
                 if (owner, "weight") not in source.parameters:
                     continue
             elif parameter != "weight":
@@ -359,13 +364,6 @@ class EndFinder:
         for place in (gain, *biases):
             self._scale(place, operation)
         return numbered(operation.shape, 1, single=self.single)
-
-    def _before_views(self, operation: Operation) -> Operation:
-        """Go back through views that only this operation sees."""
-        source = self.trace.operations[operation.inputs[0]]
-        while source.kind in VIEWS and len(source.consumers) == 1:
-            source = self.trace.operations[source.inputs[0]]
-        return source if len(source.consumers) == 1 else operation
 
     def _vector_of_scales(self, operation: Operation) -> Tensor | None:
         """End in a product with a parameter that has one value for each channel."""

@@ -17,6 +17,7 @@ from timestepper.stepping.operators import (
     PRODUCTS,
     QUOTIENTS,
     REDUCING,
+    VIEWS,
 )
 from timestepper.stepping.watch import Trace
 
@@ -67,6 +68,14 @@ def passed(trace: Trace, operation: Operation, labels: Tensor) -> Tensor | None:
             return None
         return channels.expand(operation.shape)
     return None
+
+
+def before_views(trace: Trace, operation: Operation) -> Operation:
+    """Go back through views that only this operation sees."""
+    source = trace.operations[operation.inputs[0]]
+    while source.kind in VIEWS and len(source.consumers) == 1:
+        source = trace.operations[source.inputs[0]]
+    return source if len(source.consumers) == 1 else operation
 
 
 def _map_dimensions(pooling: Operation) -> int:
