@@ -313,6 +313,6 @@ def test_original_bottlenecks_are_refused_by_name(timm_run):
 def test_timm_is_given_no_weights_that_layers_share(timm_run):
     trained = load_trained(Run(Path(timm_run)))
     trained.network.add_module("again", trained.network.conv1)
-    said = r"share weights \(conv1\.weight and again\.weight are one\); ship it"
+    said = r"share weights \(conv1\.0\.weight and again\.0\.weight are one\); ship it"
     with pytest.raises(ShippingError, match=said):
         TimmFolder().require(trained)
