@@ -8,6 +8,9 @@ import pickle
 import pytest
 import torch
 from reference import ExplicitNetwork
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -381,3 +384,42 @@ def test_preserve_trains_from_there(make_network, images):
     with torch.no_grad():
         before = network(images)
         assert torch.equal(timestepper.fold(network)(images), before)
+
+
+class WeightNormed(nn.Module):
+    """What is read and what is scaled are parametrized."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = weight_norm(nn.Conv2d(4, 4, 3, padding=1))
+        self.conv2 = weight_norm(nn.Conv2d(4, 4, 3, padding=1, bias=False))
+
+    def forward(self, x):
+        return x + self.conv2(self.conv1(x).relu())
+
+
+@pytest.mark.parametrize("controller", ["lstm", "indp", 0.5])
+@pytest.mark.parametrize("attached_inside", [True, False])
+def test_cached_parametrizations(images, controller, attached_inside):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), WeightNormed(), WeightNormed()).double()
+    images = images[..., :6, :6].double()
+    with parametrize.cached() if attached_inside else contextlib.nullcontext():
+        timestepper.attach(network, controller, example_input=images)
+    outputs, gradients = [], []
+    for context in (contextlib.nullcontext, parametrize.cached):
+        network.zero_grad()
+        with context():
+            assert network[1].conv2.weight is not None  # Somebody may look at it before the pass.
+            outputs.append(network(images))
+        outputs[-1].square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert torch.equal(*outputs)
+    for usual, cached in zip(*gradients, strict=True):
+        torch.testing.assert_close(cached, usual, rtol=1e-10, atol=1e-12)
+    with parametrize.cached(), torch.no_grad():
+        weight = network[1].conv2.weight.clone()
+        network(images)
+        assert torch.equal(network[1].conv2.weight, weight)
+    with torch.no_grad(), parametrize.cached():
+        assert torch.equal(timestepper.fold(network)(images), outputs[0])

@@ -105,7 +105,7 @@ def attach(
     network.register_forward_pre_hook(StartPass())
     for stage in stepping.stages:
         for inside in dict.fromkeys(factor.inside for factor in stage.factors):
-            enter = EnterBranchEnd(stepping, stage, inside)
+            enter = EnterBranchEnd(network, stepping, stage, inside)
             module = network.get_submodule(inside)
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(LeaveBranchEnd(enter), always_call=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from timestepper.controllers.transforms import in_a_transform
@@ -78,10 +79,13 @@ def get_module(network: nn.Module, name: str) -> nn.Module:
 def weight_of(module: nn.Module) -> Tensor:
     """Return a module's weight, ``(out, in, *kernel)`` or ``(channels,)``.
 
-    The registered one: a product may cover it while a branch runs.
+    The registered one: a product may cover it while a branch runs. A parametrized one is computed:
+    ``parametrize.cached`` would keep it for the branch, which has to compute another.
     """
     weight = module._parameters.get("weight")
-    if weight is None:
+    if weight is None and is_parametrized(module, "weight"):
+        weight = module.parametrizations.weight()  # type: ignore[union-attr, operator]
+    elif weight is None:
         weight = module.weight  # type: ignore[assignment]
     assert isinstance(weight, Tensor)
     return weight

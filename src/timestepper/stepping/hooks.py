@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from timestepper.errors import AttachedError
 from timestepper.stepping.stages import Stage, TimeStepping
@@ -157,7 +158,9 @@ class EnterBranchEnd:
     name, which stays where it is.
     """
 
-    def __init__(self, stepping: TimeStepping, stage: Stage, inside: str) -> None:
+    def __init__(
+        self, network: nn.Module, stepping: TimeStepping, stage: Stage, inside: str
+    ) -> None:
         self.stepping = stepping
         self.stage = stage
         self.inside = inside
@@ -166,12 +169,24 @@ class EnterBranchEnd:
             for place, factor in enumerate(stage.factors)
             if factor.inside == inside
         ]
+        lists = [m for m in network.modules() if isinstance(m, parametrize.ParametrizationList)]
+        parametrizing = {module for each in lists for module in each.modules()}
+        self.is_parametrized = any(owner in parametrizing for _, owner, _ in self.factors)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Cover the parameters."""
         products = self.stage.products_for(self.inside, whole_pass=self.stepping.inside_forward)
+        self.forget_cached()
         for place, owner, name in self.factors:
             owner.__dict__[name] = products[place]
+
+    def forget_cached(self) -> None:
+        """Let ``parametrize.cached`` hand nothing over between inside and outside of the module.
+
+        What it keeps is made of the parameters there and of the products here.
+        """
+        if self.is_parametrized and parametrize._cache_enabled:
+            parametrize._cache.clear()
 
 
 class LeaveBranchEnd:
@@ -186,6 +201,7 @@ class LeaveBranchEnd:
             return
         for _, owner, name in self.enter.factors:
             owner.__dict__.pop(name, None)
+        self.enter.forget_cached()
 
 
 HOOKS = (StartPass, EndPass, EnterBranchEnd, LeaveBranchEnd)

@@ -28,6 +28,7 @@ from timestepper.stepping.operation import (
 )
 from timestepper.stepping.undisturbed import (
     left_as_it_was,
+    no_cached_parametrizations,
     no_fused_attention,
     other_random_states_kept,
 )
@@ -334,6 +335,7 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         torch.inference_mode(False),
         torch.no_grad(),
         no_fused_attention(),
+        no_cached_parametrizations(),
     ):
         try:
             network.eval()
