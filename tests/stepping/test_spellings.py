@@ -176,6 +176,29 @@ def test_weights_past_their_module_are_refused():
     assert not network._forward_pre_hooks
 
 
+def test_weights_that_are_plain_attributes_too_are_seen():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, WIDTH, 1, bias=False)
+            object.__setattr__(self, "tied", self.conv.weight)
+
+        def forward(self, images):
+            x = self.stem(images)
+            return functional.conv2d(x + self.conv(x), self.tied)
+
+    class Apart(Tied):
+        def forward(self, images):
+            x = self.stem(images)
+            return x + functional.conv2d(x, self.tied)
+
+    images = torch.randn(1, 3, 6, 6)
+    with pytest.raises(FoldError, match="used 2 times"):
+        timestepper.attach(Tied(), example_input=images)
+    with pytest.raises(FoldError, match=r"don't reach conv\.weight"):
+        timestepper.attach(Apart(), example_input=images)
+
+
 def test_what_is_returned_too_is_refused():
     class Outputs(Parts):
         def forward(self, images):

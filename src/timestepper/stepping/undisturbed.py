@@ -27,10 +27,12 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
         if isinstance(value, dict | list | set)
     ]
     copies: dict[int, Tensor] = {}  # One tensor may be in several places.
+    parameters = {id(parameter) for parameter in network.parameters()}
     for module in modules:
         for place in (module._buffers, module.__dict__):
             for name, tensor in place.items():
-                if isinstance(tensor, Tensor):
+                # Parameters that are plain attributes, too, stay the parameters that they are.
+                if isinstance(tensor, Tensor) and id(tensor) not in parameters:
                     place[name] = copies.setdefault(id(tensor), tensor.detach().clone())
     try:
         yield
