@@ -8,6 +8,7 @@ import torch
 from home_made import Block, HomeMade
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from transformers.utils import ModelOutput
 
 import timestepper
 from timestepper.errors import NoBranchError, TimestepperError
@@ -63,6 +64,24 @@ def test_watching_leaves_everything_as_it_was_where_it_fails():
     assert (network.calls.item(), network.number, network.log) == (0, 0, [])
     assert network.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_watching_a_network_that_keeps_its_last_output():
+    @dataclass
+    class Output(ModelOutput):
+        scores: Tensor | None = None
+
+    class Keeping(HomeMade):
+        def forward(self, x):
+            self.last = Output(scores=super().forward(x))
+            return self.last
+
+    network = Keeping()
+    last = network(torch.randn(2, 3, 8, 8))
+    scores = last.scores.clone()
+    assert len(timestepper.find_branches(network)) == 3
+    assert network.last is last
+    assert torch.equal(last.scores, scores)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
+"""What can be emptied and filled again; classes derived of them may not allow it."""
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
         (value, value.copy())
         for members in attributes
         for value in members.values()
-        if isinstance(value, dict | list | set)
+        if type(value) in CONTAINERS
     ]
     copies: dict[int, Tensor] = {}  # One tensor may be in several places.
     parameters = {id(parameter) for parameter in network.parameters()}
