@@ -66,6 +66,62 @@ def test_watching_leaves_everything_as_it_was_where_it_fails():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
+class LowRank(nn.Linear):
+    """Merges a product of low rank into its weight in eval mode."""
+
+    def __init__(self, width):
+        super().__init__(width, width)
+        self.down = nn.Parameter(torch.randn(2, width))
+        self.up = nn.Parameter(torch.randn(width, 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * self.up @ self.down
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        return super().forward(x) + (0 if self.merged else x @ self.down.T @ self.up.T)
+
+
+class Clipped(nn.Linear):
+    """Limits the norms of its weight's rows."""
+
+    def forward(self, x):
+        self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [LowRank, lambda width: Clipped(width, width)])
+@pytest.mark.parametrize("merged", [True, False])
+def test_watching_leaves_weights_that_passes_and_modes_change(layer, merged):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = layer(4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + self.b(self.a(x).relu())
+
+    network = nn.Sequential(nn.Linear(4, 4), Block(), Block())
+    network[1].a.train(not merged)
+    modes = [module.training for module in network.modules()]
+    before = {name: (p, p.clone(), p.data_ptr()) for name, p in network.named_parameters()}
+    assert len(timestepper.find_branches(network, torch.randn(2, 4))) == 2
+    assert [module.training for module in network.modules()] == modes
+    assert [getattr(block.a, "merged", None) for block in network[1:]] in (
+        [merged, False],
+        [None] * 2,
+    )
+    for name, parameter in network.named_parameters():
+        same, values, address = before[name]
+        assert parameter is same
+        assert parameter.data_ptr() == address
+        assert torch.equal(parameter, values)
+
+
 def test_watching_a_network_that_keeps_its_last_output():
     @dataclass
     class Output(ModelOutput):

@@ -91,6 +91,14 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight
 
 
+def address_of(tensor: Tensor) -> int:
+    """Tell where values lie, which assigning to ``.data`` changes, or 0 where they lie nowhere."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
+
+
 def refuse_hooked(module: nn.Module, name: str) -> None:
     """Make sure that a module's weight is not made by a hook before each of its passes.
 

@@ -14,7 +14,7 @@ from timestepper.controllers import Controller
 from timestepper.controllers.arrays import ArrayController
 from timestepper.errors import AttachedError, ConfigurationError
 from timestepper.stepping.array_products import ArrayPlan, array_products
-from timestepper.stepping.branches import Branch, average_weights, weight_of
+from timestepper.stepping.branches import Branch, address_of, average_weights, weight_of
 from timestepper.stepping.factors import along, channels_of, factors_of, merged
 
 
@@ -210,7 +210,7 @@ class Stage:
     def state_key(self) -> Any:
         """Identify the values that step sizes depend on, and how they are recorded."""
         return torch.is_grad_enabled(), [
-            (id(t), _address(t), -1 if t.is_inference() else t._version, t.dtype, t.device)
+            (id(t), address_of(t), -1 if t.is_inference() else t._version, t.dtype, t.device)
             for t in self._tensors()
         ]
 
@@ -276,14 +276,6 @@ def _apart(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
         (piece if vector.ndim == 1 else piece.view(vector.shape)).to(vector.dtype)
         for piece, vector in zip(pieces, like, strict=True)
     ]
-
-
-def _address(tensor: Tensor) -> int:
-    """Tell where values lie, which assigning to ``.data`` changes, or 0 where they lie nowhere."""
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:
-        return 0
 
 
 def _saving_as_usual() -> Any:

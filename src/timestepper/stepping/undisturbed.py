@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from timestepper.stepping.branches import address_of
+
 CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 """What can be emptied and filled again; classes derived of them may not allow it."""
 
@@ -20,8 +22,10 @@ CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 def left_as_it_was(network: nn.Module) -> Iterator[None]:
     """Let the network change nothing of its own for good: no mode, statistic, counter or cache.
 
-    Meanwhile it works on copies of its buffers; what its containers held is put back.
+    Meanwhile it works on copies of its buffers; what its containers held is put back. So are
+    values of parameters, save those that a forward writes into a parameter's own memory.
     """
+    training = network.training
     modules = list(network.modules())
     attributes = [dict(module.__dict__) for module in modules]
     containers = [
@@ -31,7 +35,8 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
         if type(value) in CONTAINERS
     ]
     copies: dict[int, Tensor] = {}  # One tensor may be in several places.
-    parameters = {id(parameter) for parameter in network.parameters()}
+    values = _values(network)
+    parameters = {id(parameter) for parameter in values}
     for module in modules:
         for place in (module._buffers, module.__dict__):
             for name, tensor in place.items():
@@ -41,6 +46,10 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        network.train(training)  # Modules may do more than change their mode.
+        for module, members in zip(modules, attributes, strict=True):
+            if module.training != members["training"]:
+                module.train(members["training"])
         for module, members in zip(modules, attributes, strict=True):
             module.__dict__.clear()
             module.__dict__.update(members)
@@ -50,6 +59,24 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
                 value.extend(held)
             else:
                 value.update(held)
+        for parameter, (where, copy) in values.items():
+            if address_of(parameter) != address_of(where):
+                parameter.data = where
+            if copy is not None:
+                parameter.data.copy_(copy)
+
+
+def _values(network: nn.Module) -> dict[nn.Parameter, tuple[Tensor, Tensor | None]]:
+    """Give parameters' values where they lie, and copies where changing the mode may change them.
+
+    Some layers merge low-rank weights into others in eval mode.
+    """
+    merging = [module for module in network.modules() if type(module).train is not nn.Module.train]
+    changing = {parameter for module in merging for parameter in module.parameters()}
+    return {
+        parameter: (parameter.data, parameter.data.clone() if parameter in changing else None)
+        for parameter in network.parameters()
+    }
 
 
 @contextmanager
