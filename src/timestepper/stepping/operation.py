@@ -61,36 +61,73 @@ class Computed:
     call: Call
     inputs: dict[int, Computed | tuple[str, str]]
 
+    @torch.no_grad()
     def gain(self, network: nn.Module) -> tuple[str, str] | None:
         """Name a parameter of one value for each row that the tensor's rows are proportional to.
 
-        It is tried out, as the computation may be anything.
+        It is tried out, as the computation may be anything; in double precision, on the CPU.
         """
         rows = self.value.shape[0]
+        factor = torch.linspace(0.5, 2.0, rows, dtype=torch.float64, device="cpu")
+        along_rows = factor.view(-1, *(1 for _ in self.value.shape[1:]))
+        doubles: dict[int, Tensor] = {}
         for owner, name in self.parameters:
             gain = network.get_submodule(owner)._parameters[name]
             if gain is None or gain.shape != (rows, *(1 for _ in gain.shape[1:])):
                 continue
-            factor = torch.linspace(0.5, 2.0, rows, device="cpu").to(gain)
-            expected = self.value * factor.view(-1, *(1 for _ in self.value.shape[1:]))
-            if torch.allclose(self.again((owner, name), factor), expected, rtol=1e-4, atol=0):
+            with torch.autocast("cpu", enabled=False):
+                expected = along_rows * self.again((owner, name), torch.ones_like(factor), doubles)
+                found = self.again((owner, name), factor, doubles)
+            if torch.allclose(found, expected, rtol=1e-6, atol=0):
                 return owner, name
         return None
 
-    def again(self, parameter: tuple[str, str], factor: Tensor) -> Tensor:
-        """Compute it from a parameter times a factor."""
+    def again(
+        self, parameter: tuple[str, str], factor: Tensor, doubles: dict[int, Tensor]
+    ) -> Tensor:
+        """Compute it from a parameter times a factor.
+
+        Args:
+            parameter: (module name, parameter name).
+            factor: one value for each row.
+            doubles: what was used in place of tensors, by their ids; grows.
+        """
 
         def put(leaf: Any) -> Any:
-            known = self.inputs.get(id(leaf)) if isinstance(leaf, Tensor) else None
-            if isinstance(known, Computed):
-                return known.again(parameter, factor)
-            if known != parameter:
+            if isinstance(leaf, torch.device):
+                return torch.device("cpu")
+            if isinstance(leaf, torch.dtype):
+                return torch.float64 if leaf.is_floating_point else leaf
+            if not isinstance(leaf, Tensor):
                 return leaf
-            return leaf * (factor if leaf.ndim == 1 else factor.view(leaf.shape))
+            known = self.inputs.get(id(leaf))
+            if isinstance(known, Computed):
+                return known.again(parameter, factor, doubles)
+            if id(leaf) not in doubles:
+                doubles[id(leaf)] = _double(leaf, is_parameter=known is not None)
+            double = doubles[id(leaf)]
+            # The operation may write into what it gets.
+            return double * factor.view(leaf.shape) if known == parameter else double.clone()
 
         args, kwargs = tree_map(put, (self.call.args, self.call.kwargs))
         result: Tensor = tree_leaves(self.call.operator(*args, **kwargs))[0]
         return result
+
+
+def _double(tensor: Tensor, *, is_parameter: bool) -> Tensor:
+    """Copy values to the CPU, in double precision if they are no whole numbers.
+
+    Where there are none (meta) they are made up, as are zeros of a parameter: anything would be
+    proportional to those.
+    """
+    if not tensor.is_floating_point():
+        return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.cpu()
+    double = torch.empty_like(tensor, dtype=torch.float64, device="cpu")
+    double.uniform_(0.5, 1.5, generator=torch.Generator("cpu").manual_seed(double.numel()))
+    if tensor.is_meta:
+        return double
+    values = tensor.to(double)
+    return values.where(values != 0, double) if is_parameter else values
 
 
 @dataclass(slots=True)
