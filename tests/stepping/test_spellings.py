@@ -1,5 +1,8 @@
 """Residual blocks as people write them: step sizes act on all of F, or attaching says why not."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
 from reference import Random
@@ -205,6 +208,41 @@ def test_what_is_returned_too_is_refused():
             x = self.stem(images)
             features = self.a[0](x)
             return x + features, features.flatten(1)
+
+    with pytest.raises(FoldError, match=r"branch a\.0: the network returns its result too"):
+        timestepper.attach(Outputs(None), example_input=torch.randn(1, 3, 6, 6))
+
+
+@dataclass
+class Fields:
+    result: torch.Tensor
+    features: object
+
+
+@dataclass(slots=True)
+class Slots:
+    result: torch.Tensor
+    features: object
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Fields,
+        Slots,
+        lambda result, features: SimpleNamespace(result=result, features=[features]),
+        lambda result, features: Fields(result, Slots(result, {"features": features})),
+    ],
+)
+def test_what_is_returned_in_an_object_is_refused(kind):
+    class Outputs(Parts):
+        def forward(self, images):
+            x = self.stem(images)
+            features = self.a[0](x)
+            output = kind(x + features, features)
+            if hasattr(output, "__dict__"):
+                output.itself = output
+            return output
 
     with pytest.raises(FoldError, match=r"branch a\.0: the network returns its result too"):
         timestepper.attach(Outputs(None), example_input=torch.randn(1, 3, 6, 6))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from timestepper.errors import NoBranchError, TimestepperError
 from timestepper.stepping.branches import BY_HOOKS
@@ -145,8 +147,8 @@ class Trace(TorchDispatchMode):
 
     def note_returned(self, outputs: Any) -> None:
         """Write down which results the network returned."""
-        flat, self._structure = tree_flatten(outputs)
-        leaves = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+        self._structure = tree_structure(outputs)
+        leaves = list(_tensors_in(outputs, set()))
         for leaf in leaves:
             self._follow_writes(leaf)
         self.returned = frozenset(
@@ -352,6 +354,18 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
                 "tuple of positional arguments or a dict of keyword arguments"
             ) from error
     return trace
+
+
+def _tensors_in(outputs: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Go through the tensors of what a network returned, attributes of its objects included."""
+    for leaf in tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif not isinstance(leaf, nn.Module | ModuleType | type) and id(leaf) not in seen:
+            seen.add(id(leaf))  # Objects may refer to each other.
+            fields = dataclasses.fields(leaf) if dataclasses.is_dataclass(leaf) else ()
+            held = {field.name: getattr(leaf, field.name, None) for field in fields}
+            yield from _tensors_in({**held, **getattr(leaf, "__dict__", {})}, seen)
 
 
 def _adds_zero(operator: Any, args: tuple[Any, ...]) -> bool:
