@@ -1,5 +1,6 @@
 """Residual blocks as people write them: step sizes act on all of F, or attaching says why not."""
 
+import copy
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -390,3 +391,45 @@ def test_other_joins_are_named(join):
     with pytest.warns(UserWarning, match=r"^what 1 joins to its state gets no step sizes"):
         branches = timestepper.find_branches(network, images)
     assert [branch.name for branch in branches] == ["0"]
+
+
+class Mirrored(Parts):
+    """Adds what it gives for mirrored images, once it is told to."""
+
+    def __init__(self):
+        super().__init__(the_network_s_own_gain)
+        self.mirrors = False
+        self.interrupted = False
+
+    def forward(self, images, again=True):
+        other = 0
+        if self.mirrors and again:
+            with torch.no_grad():
+                other = self(images.flip(3), False).flip(3)
+        if self.interrupted and not again:
+            raise KeyboardInterrupt
+        return other + super().forward(images)
+
+
+def test_a_network_that_calls_itself():
+    torch.manual_seed(0)
+    plain, images = Mirrored().double(), torch.randn(2, 3, 6, 6).double()
+    network = timestepper.attach(copy.deepcopy(plain), Random, example_input=images)
+    plain.steps = [step[:, None, None] for step in timestepper.step_sizes(network).values()]
+    plain.mirrors = network.mirrors = network.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        network(images)
+    network.interrupted = False
+    outputs = plain(images), network(images)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-11, atol=1e-13)
+    for output in outputs:
+        output.square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        if parameter.grad is not None:
+            ours = network.get_parameter(name).grad
+            torch.testing.assert_close(ours, parameter.grad, rtol=1e-10, atol=1e-12)
+    assert all(isinstance(gain, nn.Parameter) for gain in network.gain)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        assert torch.equal(copied(images), outputs[1])
+        assert torch.equal(timestepper.fold(network)(images), outputs[1])

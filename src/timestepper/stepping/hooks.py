@@ -11,7 +11,7 @@ from threading import Lock, get_ident
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from timestepper.errors import AttachedError
@@ -65,7 +65,7 @@ def _begin(stepping: TimeStepping, network: nn.Module) -> None:
     own = get_ident()
     with _BEGINNING:
         if stepping.thread != own:
-            if stepping.inside_forward and _is_called_in(stepping.thread, network):
+            if stepping.inside_forward and _calls_in(stepping.thread, network):
                 raise AttachedError(
                     "another thread is inside a pass of this network, and an attached network "
                     "runs in one thread at a time: fold it, or give each thread a copy"
@@ -74,14 +74,14 @@ def _begin(stepping: TimeStepping, network: nn.Module) -> None:
         stepping.inside_forward = True
 
 
-def _is_called_in(thread: int | None, network: nn.Module) -> bool:
-    """Tell whether a thread lives and is inside a call: no hook hears of a Ctrl-C that ended it."""
+def _calls_in(thread: int | None, module: nn.Module) -> int:
+    """Count the calls that a thread is inside, if it lives: no hook hears of a Ctrl-C."""
     frame = sys._current_frames().get(-1 if thread is None else thread)
+    calls = 0
     while frame is not None:
-        if frame.f_code is _CALL and frame.f_locals["self"] is network:
-            return True
+        calls += frame.f_code is _CALL and frame.f_locals["self"] is module
         frame = frame.f_back
-    return False
+    return calls
 
 
 _CALL = nn.Module._call_impl.__code__
@@ -171,14 +171,26 @@ class EnterBranchEnd:
         ]
         lists = [m for m in network.modules() if isinstance(m, parametrize.ParametrizationList)]
         parametrizing = {module for each in lists for module in each.modules()}
+        # What covers them for calls that go on around the innermost one.
+        self.outer: list[list[Tensor]] = []
         self.is_parametrized = any(owner in parametrizing for _, owner, _ in self.factors)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Cover the parameters."""
         products = self.stage.products_for(self.inside, whole_pass=self.stepping.inside_forward)
         self.forget_cached()
+        if not torch.compiler.is_compiling():
+            self._keep_outer(module)
         for place, owner, name in self.factors:
             owner.__dict__[name] = products[place]
+
+    def _keep_outer(self, module: nn.Module) -> None:
+        """Keep what covers the parameters where the module calls itself (mirrored images, say)."""
+        _, owner, name = self.factors[0]
+        if name in owner.__dict__ and _calls_in(get_ident(), module) > 1:
+            self.outer.append([owner.__dict__[name] for _, owner, name in self.factors])
+        else:
+            self.outer.clear()  # Ctrl-C may have left something.
 
     def forget_cached(self) -> None:
         """Let ``parametrize.cached`` hand nothing over between inside and outside of the module.
@@ -196,11 +208,15 @@ class LeaveBranchEnd:
         self.enter = enter
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Remove what :class:`EnterBranchEnd` put there."""
+        """Put back what was there before :class:`EnterBranchEnd`."""
         if not self.enter.inside and _was_refused(self.enter.stepping):
             return
-        for _, owner, name in self.enter.factors:
-            owner.__dict__.pop(name, None)
+        outer = self.enter.outer.pop() if self.enter.outer else None
+        for n, (_, owner, name) in enumerate(self.enter.factors):
+            if outer is None:
+                owner.__dict__.pop(name, None)
+            else:
+                owner.__dict__[name] = outer[n]
         self.enter.forget_cached()
 
 
