@@ -1,6 +1,8 @@
 """Training on two processes, as torchrun starts them, against one process."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -95,6 +97,11 @@ torch.save(found, f"{fabric.world_size}-{fabric.global_rank}.pt")
 if fabric.world_size > 1:
     torch.distributed.destroy_process_group()
 """
+APART = """
+import os
+
+os.chdir(os.environ["RANK"])
+"""
 NETWORK = ("--network.name", "cifar_resnet8", "--accelerator", "cpu")
 SETTINGS = (*NETWORK, "--epochs", "2")
 LONGER = (*NETWORK, "--epochs", "4")
@@ -169,6 +176,48 @@ def test_two_processes_do_what_one_does_with_the_same_batch():
                 assert expected[kind].keys() == found[kind].keys()
                 for name, value in expected[kind].items():
                     torch.testing.assert_close(found[kind][name], value, rtol=1e-10, atol=1e-10)
+
+
+def damaged(folder):
+    """Damage the last checkpoint."""
+    path = folder / "checkpoints" / "last.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_weights(folder):
+    """Leave the weights of another training in the last checkpoint."""
+    state = checkpoint(folder)
+    state["network"]["conv1.weight"] += 1
+    torch.save(state, folder / "checkpoints" / "last.pt")
+
+
+def no_checkpoints(folder):
+    shutil.rmtree(folder / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (damaged, r"process 1 after epoch 3 \(.*last.pt can't be read .*\); copy the folder"),
+        pytest.param(other_weights, "process 1 after epoch 4, with other", marks=pytest.mark.slow),
+        pytest.param(no_checkpoints, "process 1 from the beginning;", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_do_not_go_on_from_different_checkpoints(unbroken, change, said):
+    """Each in a folder of its own, as on machines that share none."""
+    for rank in ("0", "1"):
+        shutil.copytree(unbroken[0], Path(rank) / "run")
+    change(Path("1/run"))
+    before = Path("0/run/provenance.txt").read_bytes()
+    done = run("--resume", "run", program=APART + COMMAND)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("timestepper: error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 2
+    for line in errors:
+        assert re.search(f"run: not all .*: process 0 would go on after epoch 4, {said}", line)
+    assert Path("0/run/provenance.txt").read_bytes() == before
 
 
 def children(pid):

@@ -22,6 +22,7 @@ from timestepper.training.memory import enough_memory
 from timestepper.training.progress import Bars, last_line, say, summary
 from timestepper.training.results import write_report, write_results
 from timestepper.training.run import Run, Training
+from timestepper.training.same_checkpoint import same_checkpoint
 from timestepper.training.trained import Trained
 from timestepper.training.trainer import Trainer
 from timestepper.training.turns import Turns, compiled_by_themselves
@@ -158,7 +159,7 @@ class _Lane:
         self.trained: Trained | None = None
         self.last_row: dict[str, float] | None = None
         self.error: str | None = None
-        self._resume = training.resume
+        self._training = training
         self._fabric = fabric
         self._steps: Iterator[None] = iter(())
         with self._turn():
@@ -204,12 +205,12 @@ class _Lane:
         """Train from the start or from the last checkpoint on, and write the results."""
         run, fabric = self.run, self._fabric
         with run.writing() if fabric.is_global_zero else nullcontext():
-            if not self._resume:
+            state, warning = same_checkpoint(self._training, fabric)
+            if not self._training.resume:
                 if fabric.is_global_zero:
                     run.create(trainer.configuration, trainer.images, fabric.device)
                 fabric.barrier()
-            elif run.checkpoints.exist():
-                state, warning = run.checkpoints.load()
+            elif state:
                 if warning:
                     say(console, f"{self.name}warning: {warning}")
                 trainer.restore(state)
