@@ -13,7 +13,7 @@ from timestepper import data
 from timestepper.errors import DataError, RunError
 from timestepper.experiments.images import require_same_images
 from timestepper.experiments.plan import plan
-from timestepper.experiments.study import Scale
+from timestepper.experiments.study import Method, Scale
 
 SMOKE = Scale(("smoke",), {"8": "cifar_resnet8"}, 2)
 
@@ -89,6 +89,29 @@ def test_a_run_whose_images_nobody_knows(planned, content):
         planned[0].run.data.write_text(content)
     with pytest.raises(RunError, match=r"data.json is missing or broken, so that nobody knows"):
         require_same_images(planned, digits)
+
+
+def test_a_method_may_have_images_of_its_own(monkeypatch):
+    """But not others at each seed."""
+    methods = {"plain": Method("plain", {}), "large": Method("large", {"data": {"image_size": 16}})}
+    monkeypatch.setattr("timestepper.experiments.plan.read_methods", lambda: methods)
+    planned = plan(("plain", "large"), SMOKE, Path("runs"), None)
+    sizes = []
+
+    def load(configuration):
+        sizes.append(configuration.data.image_size)
+        return data.load("digits", image_size=configuration.data.image_size)
+
+    for each in planned[:2]:
+        make_run(each, 0.9)
+    planned[1].run.data.write_text(json.dumps(load(planned[1].configuration).fingerprint()))
+    sizes.clear()
+    require_same_images(planned, load)
+    assert sizes == [None, 16]
+    for each in planned[2:]:
+        make_run(each, 0.9)
+    with pytest.raises(RunError, match=r"large-1 was trained on other images than the rest"):
+        require_same_images(planned, nothing)
 
 
 def test_fingerprint_tells_images_apart():

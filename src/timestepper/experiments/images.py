@@ -1,4 +1,4 @@
-"""The images of an experiment: the same ones for all its trainings, and those that tables name."""
+"""The images of an experiment: those that tables name, and the same ones for all its trainings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fingerprint = dict[str, Any]
 def require_same_images(
     planned: Sequence[PlannedRun], load: Callable[[Configuration], DataSet]
 ) -> None:
-    """Refuse trainings on other images than the protocol's, or than each other's.
+    """Refuse trainings on other images than the protocol's, or than others with the same settings.
 
     Args:
         planned: the trainings, some of them done.
@@ -30,8 +30,13 @@ def require_same_images(
         RunError: a run was trained on others.
     """
     protocols = read_protocols()
-    for name in dict.fromkeys(each.protocol for each in planned):
-        runs = [each for each in planned if each.protocol == name]
+    alike: dict[tuple[Any, ...], list[PlannedRun]] = {}
+    for each in planned:
+        # Methods may have images of their own; how they are read makes no others.
+        data = each.configuration.data
+        what = (each.protocol, data.name, data.data_dir, data.image_size)
+        alike.setdefault(what, []).append(each)
+    for (name, *_), runs in alike.items():
         here: Fingerprint | None = None
         if any(each.state != "done" for each in runs):
             here = load(runs[0].configuration).fingerprint()
