@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from timestepper.cli import main
-from timestepper.experiments import TRAINED, table1, table2, table3
+from timestepper.experiments import TRAINED, figure1, figure3, table1, table2, table3
 from timestepper.report.result_table import Column, ResultTable
 
 
@@ -74,6 +74,23 @@ def test_a_figure_has_a_picture_beside_its_table(capsys):
     assert '\n"Euler, h = 0.6",0.6,0.6,5,5,5.378246144\n' in (
         Path("results/figure1.csv").read_text()
     )
+
+
+def test_what_is_written_depends_on_what_was_made(quick, monkeypatch, capsys):
+    """Not on the experiment's name: a figure has a picture, a table has none."""
+    monkeypatch.setattr(table1, "calculate", figure1.calculate)
+    assert main(["reproduce", "table1"]) == 0
+    monkeypatch.setattr(figure3, "present", lambda *_: table2.count())
+    monkeypatch.setattr("timestepper.experiments.runner.carry_out", lambda *_: [])
+    monkeypatch.setattr("timestepper.experiments.outcomes.read_outcomes", lambda _: [None])
+    monkeypatch.setattr(
+        "timestepper.experiments.method_comparison.runs_table", lambda *_: table2.count()
+    )
+    assert reproduce("figure3", "--scale", "smoke") == 0
+    assert {path.name for path in Path("results").iterdir()} == {
+        *("table1.csv", "table1.md", "table1.png"),
+        *("figure3-smoke.csv", "figure3-smoke.md", "figure3-smoke-runs.csv"),
+    }
 
 
 def test_a_picture_is_kept_unless_forced(capsys):

@@ -297,6 +297,16 @@ def test_unknown_names():
         plan(("plain",), dataclasses.replace(SMOKE, protocols=("smok",)), RUNS, None)
 
 
+def test_a_recipe_that_is_no_protocol_yet():
+    with pytest.raises(ConfigurationError, match=r"protocol demo is a recipe, .* protocols\.yaml"):
+        plan(("plain",), dataclasses.replace(SMOKE, protocols=("demo",)), RUNS, None)
+
+
+def test_a_study_that_was_not_written_yet():
+    with pytest.raises(ConfigurationError, match=r"there is no file .*/experiments/mine\.yaml, "):
+        read_study("mine")
+
+
 def test_a_broken_study_is_one_line(monkeypatch, tmp_path):
     folder = tmp_path / "recipes"
     (folder / "experiments").mkdir(parents=True)

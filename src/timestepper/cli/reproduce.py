@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -141,8 +141,7 @@ def run(parser: CommandParser, parsed: Namespace) -> int:
             f"{', '.join(sorted(others))} out"
         )
     stem = f"{name}-counts" if parsed.counts else name
-    suffixes = (".csv", ".md", *[".png"] * (name == "figure1"))
-    paths = _output_paths(parsed, [f"{stem}{suffix}" for suffix in suffixes])
+    paths = _output_paths(parsed, stem)
     console = Console()
     experiment = import_module(f"timestepper.experiments.{name}")
     with console.status("computing"):
@@ -170,8 +169,7 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
             "--budget is about trainings on this machine; with --cluster.name slurm leave it out"
         )
     stem = f"{name}-{parsed.scale}"
-    names = [f"{stem}.csv", f"{stem}.md", f"{stem}.png", f"{stem}-runs.csv"]
-    paths = [] if parsed.dry_run else _output_paths(parsed, names)
+    paths = {} if parsed.dry_run else _output_paths(parsed, stem, "-runs.csv")
     console = Console()
     study = read_study(name)
     scale = study.at(parsed.scale)
@@ -230,10 +228,10 @@ def _train(name: str, parsed: Namespace, cluster: ClusterConfiguration) -> int:
     command = f"timestepper reproduce {name} --scale {parsed.scale}{''.join(changed)}"
     made_by = provenance(command=command)
     _show(result, console)
-    _write(result, made_by, paths[:3], console)
-    paths[3].parent.mkdir(exist_ok=True)
-    write_atomically(paths[3], runs_table(scale, outcomes).to_csv(made_by).encode())
-    say(console, f"each training: {paths[3]}")
+    _write(result, made_by, paths, console)
+    each_training = paths["-runs.csv"]
+    write_atomically(each_training, runs_table(scale, outcomes).to_csv(made_by).encode())
+    say(console, f"each training: {each_training}")
     return 1 if failed else 0
 
 
@@ -252,31 +250,36 @@ def _show(result: Result, console: Console) -> None:
         console.print(f"- {note}", highlight=False, markup=False)
 
 
-def _write(result: Result, made_by: Sequence[str], paths: Sequence[Path], console: Console) -> None:
+def _write(
+    result: Result, made_by: Sequence[str], paths: Mapping[str, Path], console: Console
+) -> None:
     """Write CSV and Markdown, and a figure's PNG."""
     table = result.table if isinstance(result, ResultFigure) else result
-    picture = paths[2].name if isinstance(result, ResultFigure) else None
-    contents = [table.to_csv(made_by).encode(), table.to_markdown(made_by, picture).encode()]
+    picture = paths[".png"].name if isinstance(result, ResultFigure) else None
+    contents = {
+        ".csv": table.to_csv(made_by).encode(),
+        ".md": table.to_markdown(made_by, picture).encode(),
+    }
     if isinstance(result, ResultFigure):
-        contents.append(result.to_png(made_by))
-    paths[0].parent.mkdir(exist_ok=True)
-    for path, content in zip(paths, contents, strict=True):
-        write_atomically(path, content)
-        kind = "figure" if path.suffix == ".png" else "table"
-        say(console, f"{kind}: {path}")
+        contents[".png"] = result.to_png(made_by)
+    paths[".csv"].parent.mkdir(exist_ok=True)
+    for suffix, content in contents.items():
+        write_atomically(paths[suffix], content)
+        kind = "figure" if suffix == ".png" else "table"
+        say(console, f"{kind}: {paths[suffix]}")
 
 
-def _output_paths(parsed: Namespace, names: Sequence[str]) -> list[Path]:
-    """Decide which files to write.
+def _output_paths(parsed: Namespace, stem: str, *others: str) -> dict[str, Path]:
+    """Decide which files to write, by how their names end; only figures need all of them.
 
     Raises:
         RunError: one exists already, or their folder does not.
     """
     folder = Path(DEFAULT_FOLDER if parsed.output is None else parsed.output)
     if not folder.is_dir() and (parsed.output is not None or folder.exists()):
-        raise RunError(f"{Path(names[0]).stem} can't be written: there is no folder {folder}")
-    paths = [folder / name for name in names]
-    for path in paths:
+        raise RunError(f"{stem} can't be written: there is no folder {folder}")
+    paths = {end: folder / f"{stem}{end}" for end in (".csv", ".md", ".png", *others)}
+    for path in paths.values():
         if path.exists() and not parsed.force:
             raise RunError(
                 f"{path} exists already; name another folder with --output, or add --force"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from timestepper.errors import ConfigurationError, RunError, did_you_mean
-from timestepper.experiments.study import Noise, Scale, read_methods
+from timestepper.experiments.study import Noise, Scale, read_methods, read_protocols
 from timestepper.training.configuration import (
     Configuration,
     DataConfiguration,
@@ -129,6 +129,11 @@ def plan(
     """
     known = read_methods()
     bases = {name: read_configuration(packaged_recipe(name)) for name in scale.protocols}
+    if missing := [name for name in scale.protocols if name not in read_protocols()]:
+        raise ConfigurationError(
+            f"protocol {missing[0]} is a recipe, but has no entry in protocols.yaml; add one with "
+            "its label, classes, training_images and test_images"
+        )
     planned = []
     for protocol, (label, network), seed, method in itertools.product(
         scale.protocols, scale.networks.items(), range(scale.seeds), methods

@@ -114,7 +114,12 @@ class Study:
 
 def _file(name: str) -> Path:
     paths = [folder / "experiments" / f"{name}.yaml" for folder in FOLDERS]
-    return next(path for path in paths if path.is_file())
+    for path in paths:
+        if path.is_file():
+            return path
+    raise ConfigurationError(
+        f"there is no file {paths[-1]}, which says what is trained; write it like those beside it"
+    )
 
 
 def _read(record: type[Record], name: str) -> dict[str, Record]:
@@ -155,7 +160,7 @@ def read_study(name: str) -> Study:
         name: one of :data:`~timestepper.experiments.TRAINED`.
 
     Raises:
-        ConfigurationError: the file has been changed into something invalid.
+        ConfigurationError: the file is missing, or has been changed into something invalid.
     """
     path = _file(name)
     parser = ArgumentParser(exit_on_error=False)
