@@ -214,6 +214,15 @@ def test_an_experiment_that_holds_images_out_is_refused(monkeypatch):
         plan(("careful",), SMOKE, RUNS, None)
 
 
+def test_a_method_with_a_seed_of_its_own_is_refused(monkeypatch):
+    """All of its seeds would be the same training."""
+    monkeypatch.setattr(
+        "timestepper.experiments.plan.read_methods", lambda: {"mine": Method("mine", {"seed": 7})}
+    )
+    with pytest.raises(ConfigurationError, match="method mine has a seed in its settings, but"):
+        plan(("mine",), SMOKE, RUNS, None)
+
+
 def test_where_files_are_and_what_it_runs_on_does_not_matter():
     planned = plan(("tsc-lstm",), SMOKE, RUNS, "here")
     created(planned[0], accelerator="cpu")

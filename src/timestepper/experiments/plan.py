@@ -150,6 +150,11 @@ def plan(
             compile=base.compile if compile is None else compile,
         )
         where = f"method {method}"
+        if "seed" in known[method].settings:
+            raise ConfigurationError(
+                f"{where} has a seed in its settings, but experiments train each method with the "
+                "same seeds, 0, 1, 2 and so on; leave it out"
+            )
         configuration = overlaid(own, known[method].settings, where)
         if configuration.data.validation:
             raise ConfigurationError(
