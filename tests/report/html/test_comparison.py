@@ -153,6 +153,21 @@ def test_different_images_are_said_and_not_compared(changes):
     assert shown.tables["differences"] == []
 
 
+def test_an_older_run_that_says_less_of_the_same_images_is_compared():
+    make(PLAIN, "none")
+    make(LSTM, "lstm")
+    for seed in PLAIN:
+        record = Path(f"none-{seed}/data.json")
+        known = json.loads(record.read_text())
+        # Another decoder's digits, too.
+        mean = [value * 1.00001 for value in known["mean"]]
+        old = {key: known[key] for key in known if not key.endswith("_digest")}
+        record.write_text(json.dumps(old | {"mean": mean}))
+    shown = page(*(f"{kind}-{seed}" for kind in ("none", "lstm") for seed in PLAIN))
+    assert "different images" not in shown.text["overview"]
+    assert shown.tables["differences"][0][1][:2] == ["lstm", str(len(PLAIN))]
+
+
 def test_methods_are_named_by_what_differs():
     make({0: LSTM[0]}, "lstm")
     make({0: LSTM[0]}, "0.5")

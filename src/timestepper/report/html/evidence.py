@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timestepper.data.fingerprint import differences
 from timestepper.errors import RunError
 from timestepper.training.commands import resuming
 from timestepper.training.configuration import Configuration
@@ -67,10 +68,10 @@ class Evidence:
         """Whether it is trained with step sizes."""
         return self.configuration.stepping.controller != "none"
 
-    @property
-    def images(self) -> tuple[object, ...]:
-        """What tells the images that it is trained and evaluated on from others."""
-        return self.configuration.data.name, self.split, json.dumps(self.data, sort_keys=True)
+    def is_on_images_of(self, other: Evidence) -> bool:
+        """Tell whether it is trained and evaluated on the same images as another run."""
+        named = self.configuration.data.name == other.configuration.data.name
+        return named and self.split == other.split and not differences(self.data, other.data)
 
     def curve(self, column: str) -> list[float]:
         """Return a column of the metrics, a number for each epoch."""
