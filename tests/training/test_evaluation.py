@@ -142,9 +142,20 @@ def test_evaluate_leaves_each_module_in_its_mode(fabric):
 
 
 @pytest.mark.parametrize(
-    ("device", "side", "images"),
-    [("cpu", 32, 250), ("cuda", 32, 1365), ("cuda", 224, 250)],
+    ("device", "side", "batch_size", "images"),
+    [
+        ("cpu", 32, 64, 250),
+        ("cpu", 64, 2, 250),
+        ("cpu", 32, 512, 250),
+        ("cpu", 224, 64, 64),
+        ("cpu", 256, 2, 15),
+        ("cpu", 4096, 1, 1),
+        ("cuda", 32, 64, 1365),
+        ("cuda", 224, 256, 250),
+        ("cuda", 224, 2, 27),
+    ],
 )
-def test_a_gpu_gets_more_small_images_at_a_time(device, side, images):
+def test_as_many_images_at_a_time_as_fit_into_memory(device, side, batch_size, images):
+    """A GPU gets more small ones; of large ones not many more than the training itself takes."""
     of_a_kind = SimpleNamespace(channels=3, image_size=(side, side))
-    assert evaluation_batch(of_a_kind, torch.device(device)) == images
+    assert evaluation_batch(of_a_kind, torch.device(device), batch_size) == images

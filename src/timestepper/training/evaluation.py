@@ -15,7 +15,10 @@ from timestepper.data import DataSet, SplitName
 from timestepper.stepping.undisturbed import in_eval_mode
 
 EVALUATION_BATCH = 250
-"""Images at a time."""
+"""Images at a time, where they are small."""
+
+SMALL = 3 * 64 * 64
+"""Pixel values of the largest ones that are."""
 
 AT_ONCE = {"cuda": 2**22}
 """Pixel values at a time where that is more images, by device: a GPU waits less for the host."""
@@ -101,15 +104,19 @@ class Meter:
                     getattr(metric, key).copy_(value)
 
 
-def evaluation_batch(images: DataSet, device: torch.device) -> int:
+def evaluation_batch(images: DataSet, device: torch.device, batch_size: int) -> int:
     """Tell how many images a training evaluates at a time.
 
     Args:
         images: what it evaluates on.
         device: where.
+        batch_size: images that it trains on at a time, in this process.
     """
     values = images.channels * images.image_size[0] * images.image_size[1]
-    return max(EVALUATION_BATCH, AT_ONCE.get(device.type, 0) // values)
+    # Memory that is enough for training must be for this, too.
+    in_memory = max(batch_size, EVALUATION_BATCH * SMALL // values)
+    at_once = AT_ONCE.get(device.type, 0) // values
+    return max(min(EVALUATION_BATCH, in_memory), at_once)
 
 
 @torch.no_grad()

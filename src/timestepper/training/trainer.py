@@ -67,11 +67,16 @@ class Trainer(Steps):
         """Optimizer steps made."""
         return self.epoch * self.updates_per_epoch + self.batch
 
+    @property
+    def _own_batch_size(self) -> int:
+        """This process's share of a batch."""
+        return self.configuration.batch_size // self.fabric.world_size
+
     def batches(self, start: int) -> Any:
         """Return the rest of this epoch's batches."""
         return self.images.batches(
             "train",
-            self.configuration.batch_size // self.fabric.world_size,
+            self._own_batch_size,
             device=self.fabric.device,
             seed=self.configuration.seed,
             epoch=self.epoch,
@@ -201,7 +206,7 @@ class Trainer(Steps):
         share_statistics(self.trained, self.fabric)
         split = self.images.evaluation_split
         leave = partial(self._leave_if_told, signals)
-        batch = evaluation_batch(self.images, self.fabric.device)
+        batch = evaluation_batch(self.images, self.fabric.device, self._own_batch_size)
         tested = evaluate(self.trained, self.images, self.fabric, batch, split, leave)
         if not math.isfinite(tested.loss):
             self._stop(f"the {split} loss is {tested.loss}")
