@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from PIL import Image
 
 from timestepper.cli import main
 from timestepper.data import load
-from timestepper.errors import RunError
-from timestepper.training.build import build_network
+from timestepper.errors import DataError, RunError
+from timestepper.training.build import build_data, build_network
 from timestepper.training.compatibility import require_same_images
 from timestepper.training.configuration import (
     Configuration,
@@ -49,6 +50,17 @@ def test_the_same_images(folder, caplog):
     shutil.copytree(folder, "elsewhere")  # at other times
     require("elsewhere", run)
     assert not caplog.messages
+
+
+def test_images_that_have_moved_are_named_where_they_were_named_before(folder, monkeypatch):
+    """As docs/interruptions.md says."""
+    elsewhere = folder.rename("elsewhere")
+    monkeypatch.setenv("TIMESTEPPER_DATA", str(elsewhere))
+    named = Configuration(data=DataConfiguration("imagefolder", data_dir=str(folder)))
+    with pytest.raises(DataError, match=r"was not found in .*images; name the folder"):
+        build_data(named)
+    for place in (str(elsewhere), None):
+        build_data(replace(named, data=DataConfiguration("imagefolder", data_dir=place)))
 
 
 def test_a_class_of_another_name(folder):
