@@ -31,7 +31,7 @@ from rich.console import Console
 
 from timestepper.files import write_atomically
 from timestepper.provenance import provenance
-from timestepper.report.result_table import Column, ResultTable
+from timestepper.report.result_table import Cell, Column, ResultTable
 
 NETWORK = "resnet18"
 BATCH = 64
@@ -155,7 +155,7 @@ def main() -> None:
             for number, name in enumerate(names[turn % len(names) :] + names[: turn % len(names)]):
                 rates[name].append(sides[name](Path(folder) / f"run-{turn}-{number}"))
                 print(f"round {turn + 1}: {name}: {rates[name][-1]:,.0f} images/s", flush=True)
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             side,
             statistics.median(found),
