@@ -161,6 +161,7 @@ def _why_none(trace: Trace) -> str:
         type(module).__name__
         for module in map(trace.network.get_submodule, owners)
         if not isinstance(module, READABLE)
+        and not type(module).__module__.startswith("torch.nn.")
         and any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
     }
     reason = (
