@@ -368,10 +368,11 @@ def test_preserve_changes_no_output(make_network, images):
 
 
 def test_preserve_trains_from_there(make_network, images):
-    network = make_network()
+    # In eval mode: batch norms of four images are so steep that no step is small enough.
+    network, images = make_network().double().eval(), images.double()
     labels = torch.arange(len(images))
     timestepper.attach(network, preserve=True)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
@@ -379,8 +380,7 @@ def test_preserve_trains_from_there(make_network, images):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    network.eval()
+    assert losses == sorted(losses, reverse=True)
     with torch.no_grad():
         before = network(images)
         assert torch.equal(timestepper.fold(network)(images), before)
