@@ -214,7 +214,8 @@ def test_processes_do_not_go_on_from_different_checkpoints(unbroken, change, sai
     done = run("--resume", "run", program=APART + COMMAND)
     errors = [line for line in done.stderr.splitlines() if line.startswith("timestepper: error: ")]
     assert done.returncode != 0
-    assert len(errors) == 2
+    # torchrun ends the other one as soon as it sees that one has failed.
+    assert 1 <= len(errors) <= 2
     for line in errors:
         assert re.search(f"run: not all .*: process 0 would go on after epoch 4, {said}", line)
     assert Path("0/run/provenance.txt").read_bytes() == before
