@@ -375,7 +375,9 @@ def test_no_average_of_weights_that_layers_share(refuse):
 
 
 def test_empty_folder(refuse):
-    assert refuse("train", "--folder", "") == "--folder is empty; name a folder or leave it out"
+    for seeds in ([], ["--seeds", "0", "1"]):
+        said = refuse("train", "--folder", "", *seeds)
+        assert said == "--folder is empty; name a folder or leave it out"
 
 
 def test_settings_in_front_of_a_recipe_are_heeded(refuse):

@@ -83,6 +83,8 @@ def _resumed(parser: CommandParser, parsed: Namespace) -> list[Training]:
 def _new(parser: CommandParser, parsed: Namespace) -> list[Training]:
     """Plan a run, or one for each seed."""
     configuration = to_configuration(parser, parsed)
+    if parsed.folder == "":
+        raise ConfigurationError("--folder is empty; name a folder or leave it out")
     if parsed.seeds is None:
         return [_training(configuration, parsed.folder)]
     if any(word.partition("=")[0] == "--seed" for word in parser.given):
@@ -94,8 +96,6 @@ def _new(parser: CommandParser, parsed: Namespace) -> list[Training]:
 
 
 def _training(configuration: Configuration, folder: str | None) -> Training:
-    if folder == "":
-        raise ConfigurationError("--folder is empty; name a folder or leave it out")
     run = Run(Path(default_folder(configuration) if folder is None else folder))
     return Training(run, configuration, resume=_is_started_again(run, configuration))
 
